@@ -1,0 +1,36 @@
+# setup: .venv with everything | demo: the main job on the built-in corpus | test: all checks | bench: benchmarks
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.PHONY: setup demo test bench clean
+
+setup: $(VENV)/.ready
+
+# A torch that is already in .venv stays: people choose their own build first.
+$(VENV)/.ready: pyproject.toml constraints.txt Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "llamita needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install $(PIP_ARGS) torch==$(TORCH)
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/pip install $(PIP_ARGS) -c $(VENV)/constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/llamita demo
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n auto
+
+bench: setup
+	$(BIN)/python benchmarks/all.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,79 @@
+"""The command `llamita`: names of commands; the code behind each is imported when it's called."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+
+from llamita import __version__
+from llamita.errors import UsageError, UserError
+
+app = App(
+    name="llamita",
+    help="Raw text to a LLaMA that you understand: tokens, vectors, decoder blocks, a model that writes.",
+    version=__version__,
+)
+_COMMANDS = {
+    "demo": "Train on the built-in corpus and see text become tokens, vectors and stories.",
+    "train": "Train a model on your own text, from tokenizer to checkpoints.",
+    "resume": "Go on with a run from its newest checkpoint.",
+    "generate": "Let a run's model go on from a prompt.",
+    "eval": "Measure a run's model on any text.",
+    "runs": "List runs.",
+    "info": "Tell what a run is and how far it came.",
+    "plan": "Parameters, memory and time of a configuration, without building it.",
+    "doctor": "Versions, devices and what this machine can do.",
+}
+_MODULES = {
+    "demo": "demo",
+    "train": "train",
+    "resume": "train",
+    "generate": "use",
+    "eval": "use",
+    "runs": "show",
+    "info": "show",
+    "plan": "show",
+    "doctor": "show",
+}
+for _name, _help in _COMMANDS.items():
+    app.command(f"llamita.cli.{_MODULES[_name]}:{_name}", name=_name, help=_help)
+
+_config = App(name="config", help="Show configurations.")
+_config.command("llamita.cli.show:config_show", name="show", help="Print every setting and where it comes from.")
+app.command(_config)
+
+_tokenizer = App(name="tokenizer", help="Train tokenizers and look at what they do.")
+_tokenizer.command("llamita.cli.tokenizer:train", name="train", help="Train a tokenizer on text.")
+_tokenizer.command("llamita.cli.tokenizer:encode", name="encode", help="Show a text's tokens and ids.")
+app.command(_tokenizer)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line; exit code 2 for usage, 1 for failure, no traceback without --debug."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    # Threads that spin at barriers starve each other as soon as another program wants a core (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tokens = [token for token in given if token != "--debug"]
+    try:
+        app(tokens)
+    except BrokenPipeError:
+        # The reader of a pipe, `head` say, has left; keep Python from saying so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        _explain(error)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _explain(error: Exception) -> None:
+    if isinstance(error, UserError):
+        sys.stderr.write(f"llamita: {error}\n")
+    else:
+        sys.stderr.write(f"llamita: {type(error).__name__}: {error}\n(--debug shows where)\n")

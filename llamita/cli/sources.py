@@ -1,0 +1,15 @@
+"""The sources of text that commands take."""
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+def _refuse_options(_type: Any, value: str | tuple[str, ...]) -> None:
+    for source in (value,) if isinstance(value, str) else value:
+        if source.startswith("-") and source != "-":
+            raise ValueError(f"unknown option {source}; write ./{source} for a file of that name.")
+
+
+# A lone hyphen is standard input, which the parser would take for an option.
+SourceName = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_refuse_options)]

@@ -1,0 +1,237 @@
+"""The frozen dataclasses of a run: one a TOML table, every field a real value, `None` only for off."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from llamita.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+TokenizerKind = Literal["bpe", "word", "char", "byte"]
+
+# Stands where __post_init__ puts a number that follows from other fields.
+_DERIVED: Any = None
+
+# A tied table's rows are small, so that the first logits are: standard deviation 2.5 / n_embd at most. Looked up,
+# they are scaled to this root mean square (docs/design.md has the law and the measurements).
+_TIED_STD, _TIED_WIDTH_STD, _TIED_INPUT_RMS = 0.02, 2.5, 0.2
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UsageError(message)
+
+
+def _chosen(table: str, config: object) -> None:
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            allowed = ", ".join(map(repr, get_args(hint)))
+            raise UsageError(f"{table}.{name} = {value!r} must be one of {allowed}")
+
+
+def _positive(table: str, **values: float) -> None:
+    for name, value in values.items():
+        _require(math.isfinite(value) and value > 0, f"{table}.{name} ({value}) must be greater than 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RopeScaling:
+    """Context extension of RoPE; fields of other kinds are ignored, as in Hugging Face configurations."""
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original_max_seq_len: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+    def __post_init__(self) -> None:
+        _chosen("model.rope_scaling", self)
+        _positive("model.rope_scaling", factor=self.factor, original_max_seq_len=self.original_max_seq_len)
+        _require(self.factor >= 1, f"model.rope_scaling.factor ({self.factor}) must be at least 1")
+        for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+            below, above = getattr(self, low), getattr(self, high)
+            _positive("model.rope_scaling", **{low: below, high: above})
+            _require(
+                below < above,
+                f"model.rope_scaling.{low} ({below}) must be less than model.rope_scaling.{high} ({above})",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The shape of a LLaMaTransformer. `n_embd` is also called embedding_dim, d_model and hidden_size."""
+
+    vocab_size: int
+    n_embd: int = 256
+    n_layers: int = 6
+    n_heads: int = 4
+    n_kv_heads: int = _DERIVED
+    head_dim: int = _DERIVED
+    ffn_dim: int = _DERIVED
+    multiple_of: int = 32
+    max_seq_len: int = 256
+    positions: Literal["rope", "learned", "none"] = "rope"
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    qk_norm: bool = False
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = True
+    embedding_std: float = _DERIVED
+    embedding_scale: float = _DERIVED
+
+    def __post_init__(self) -> None:
+        _chosen("model", self)
+        _positive("model", vocab_size=self.vocab_size, n_embd=self.n_embd, n_layers=self.n_layers)
+        _positive("model", n_heads=self.n_heads, multiple_of=self.multiple_of, max_seq_len=self.max_seq_len)
+        derived = {
+            "n_kv_heads": self.n_heads,
+            "head_dim": max(self.n_embd // self.n_heads, 1),
+            "ffn_dim": -(-8 * self.n_embd // (3 * self.multiple_of)) * self.multiple_of,
+            "embedding_std": min(_TIED_STD, _TIED_WIDTH_STD / self.n_embd) if self.tie_embeddings else 1.0,
+        }
+        for name, value in derived.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        _positive("model", embedding_std=self.embedding_std)
+        if self.embedding_scale is None:
+            scale = _TIED_INPUT_RMS / self.embedding_std if self.tie_embeddings else 1.0
+            object.__setattr__(self, "embedding_scale", scale)
+        self._check()
+
+    def _check(self) -> None:
+        _positive("model", n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, ffn_dim=self.ffn_dim)
+        _positive("model", embedding_scale=self.embedding_scale, rope_theta=self.rope_theta, norm_eps=self.norm_eps)
+        _require(self.rope_theta > 1, f"model.rope_theta ({self.rope_theta}) must be greater than 1")
+        _require(
+            self.n_heads % self.n_kv_heads == 0,
+            f"model.n_heads ({self.n_heads}) must be a multiple of model.n_kv_heads ({self.n_kv_heads})",
+        )
+        _require(
+            self.positions != "rope" or self.head_dim % 2 == 0,
+            f"model.head_dim ({self.head_dim}) must be even: RoPE turns pairs of coordinates; "
+            f"choose model.n_embd and model.n_heads so, or set model.head_dim",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """How text becomes ids; `vocab_size` is what was asked for, `model.vocab_size` what came of it."""
+
+    kind: TokenizerKind = "bpe"
+    vocab_size: int = 1024
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        _chosen("tokenizer", self)
+        _positive("tokenizer", vocab_size=self.vocab_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the text comes from and how it is cut into rows."""
+
+    sources: tuple[str, ...] = ()
+    field: str = "text"
+    validation_fraction: float = 0.1
+    packing: Literal["stream", "documents"] = "stream"
+    mask_documents: bool = _DERIVED
+
+    def __post_init__(self) -> None:
+        _chosen("data", self)
+        if self.mask_documents is None:
+            # Documents packed by length would tell each other how long they are.
+            object.__setattr__(self, "mask_documents", self.packing == "documents")
+        _require(
+            0 <= self.validation_fraction < 1,
+            f"data.validation_fraction ({self.validation_fraction}) must be at least 0 and below 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW and its schedule; the tables learn at `table_lr_ratio` times the rate of the matrices."""
+
+    lr: float = 3e-3
+    table_lr_ratio: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float | None = 1.0
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_steps: int = 20
+    decay_fraction: float = 0.3
+    min_lr_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        _chosen("optimizer", self)
+        _positive("optimizer", lr=self.lr, table_lr_ratio=self.table_lr_ratio, eps=self.eps)
+        _require(
+            all(0 <= beta < 1 for beta in self.betas),
+            f"optimizer.betas ({list(self.betas)}) must be at least 0 and below 1",
+        )
+        _require(self.weight_decay >= 0, f"optimizer.weight_decay ({self.weight_decay}) must not be negative")
+        _require(self.clip is None or self.clip > 0, f"optimizer.clip ({self.clip}) must be greater than 0")
+        _require(self.warmup_steps >= 0, f"optimizer.warmup_steps ({self.warmup_steps}) must not be negative")
+        for name in ("decay_fraction", "min_lr_ratio"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"optimizer.{name} ({value}) must be between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How long, how much at a time, on what, and how often something is looked at or saved."""
+
+    steps: int = 1000
+    batch_size: int = 32
+    micro_batch_size: int = _DERIVED
+    seed: int = 0
+    device: DeviceName = "auto"
+    precision: Precision = "auto"
+    threads: int = 1
+    compile: bool = False
+    log_every: int = 10
+    eval_every: int = 100
+    eval_tokens: int = 1_000_000
+    save_every: int = 250
+    keep_last: int = 2
+    sample_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        _chosen("training", self)
+        if self.micro_batch_size is None:
+            object.__setattr__(self, "micro_batch_size", self.batch_size)
+        _positive("training", batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
+        _positive("training", log_every=self.log_every, eval_every=self.eval_every, save_every=self.save_every)
+        _positive("training", keep_last=self.keep_last, eval_tokens=self.eval_tokens, threads=self.threads)
+        _require(
+            self.batch_size % self.micro_batch_size == 0,
+            f"training.batch_size ({self.batch_size}) must be a multiple of "
+            f"training.micro_batch_size ({self.micro_batch_size})",
+        )
+        for name in ("steps", "sample_tokens"):
+            _require(getattr(self, name) >= 0, f"training.{name} ({getattr(self, name)}) must not be negative")
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches in one optimizer step."""
+        return self.batch_size // self.micro_batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that a run was asked for and resolved to; lies in the run folder as config.toml."""
+
+    model: ModelConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions that one optimizer step looks at."""
+        return self.training.batch_size * self.model.max_seq_len

@@ -1,0 +1,1 @@
+"""Token ids out of a model, one after another."""

@@ -1,0 +1,1 @@
+"""What vectors have learnt: functions of matrices, tokenizers and models."""

@@ -1,0 +1,111 @@
+"""Grouped-query self-attention: each position mixes the values of those before it."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from llamita.model.kv_cache import KVCache
+from llamita.model.norm import RMSNorm
+from llamita.model.rope import rotate
+
+Rope = tuple[Float[Tensor, "seq half"], Float[Tensor, "seq half"]]
+
+# Up to here a CPU keeps whole score matrices in cache, and plain products beat its flash kernel.
+_CPU_SCORES_MAX_SEQ = 512
+
+
+class CausalSelfAttention(nn.Module):
+    """Attention in which groups of query heads share a key and a value head (arXiv 2305.13245)."""
+
+    def __init__(
+        self, *, dim: int, n_heads: int, n_kv_heads: int, head_dim: int, qk_norm: bool, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.q_proj = nn.Linear(dim, n_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(dim, n_kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(dim, n_kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(n_heads * head_dim, dim, bias=False)
+        self.q_norm = RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        rope: Rope | None,
+        *,
+        layer: int = 0,
+        cache: KVCache | None = None,
+        mask: Bool[Tensor, "batch 1 seq total"] | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Each position's update; `mask` says which positions it may look at (default: all before it)."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        q, k, v = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.update(layer, k.to(cache.keys.dtype), v.to(cache.values.dtype))
+        y = attend(q.transpose(1, 2), k.transpose(1, 2).to(q.dtype), v.transpose(1, 2).to(q.dtype), mask)
+        update: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
+        return update
+
+
+def attend(
+    q: Float[Tensor, "batch heads seq dim"],
+    k: Float[Tensor, "batch kv_heads total dim"],
+    v: Float[Tensor, "batch kv_heads total dim"],
+    mask: Bool[Tensor, "batch 1 seq total"] | None = None,
+) -> Float[Tensor, "batch heads seq dim"]:
+    """softmax(q k^T / sqrt(dim)) v over no later positions, and of those before only where a mask allows."""
+    group = q.shape[1] // k.shape[1]
+    learning = q.requires_grad and not torch.compiler.is_compiling()
+    if learning and q.device.type == "cpu" and q.shape[2] == k.shape[2] <= _CPU_SCORES_MAX_SEQ:
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        mixed: Tensor = _CpuAttention.apply(q, k, v, mask)
+        return mixed
+    # SDPA's own causal mask is aligned to the first key: right only where no cache came before.
+    causal = mask is None and q.shape[2] == k.shape[2]
+    if mask is None and not causal and q.shape[2] > 1:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
+        mask = mask.tril(k.shape[2] - q.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=group > 1)
+
+
+def document_mask(documents: Int[Tensor, "batch seq"]) -> Tensor:
+    """Which positions each position may look at: those before it in the same document, (batch, 1, seq, seq)."""
+    same = documents.unsqueeze(2) == documents.unsqueeze(1)
+    return torch.tril(same).unsqueeze(1)
+
+
+class _CpuAttention(torch.autograd.Function):
+    """Attention by plain batched products, which on a CPU beats its flash kernel's backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        batch, heads, seq, dim = q.shape
+        flat_q, flat_k, flat_v = (x.reshape(batch * heads, seq, dim) for x in (q, k, v))
+        causal = q.new_full((seq, seq), -torch.inf).triu(1)
+        scores = torch.baddbmm(causal, flat_q, flat_k.transpose(1, 2), alpha=dim**-0.5)
+        if mask is not None:
+            scores.view(batch, heads, seq, seq).masked_fill_(~mask, -torch.inf)
+        weights = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(flat_q, flat_k, flat_v, weights)
+        return torch.bmm(weights, flat_v).view(q.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        grad, shape = gradients[0].reshape(q.shape), gradients[0].shape
+        grad_v = torch.bmm(weights.transpose(1, 2), grad)
+        grad_weights = torch.bmm(grad, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_scores.mul_(q.shape[-1] ** -0.5)
+        grad_q, grad_k = torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q)
+        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None

@@ -1,0 +1,102 @@
+"""Files, folders, globs and standard input to documents."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from llamita.errors import UserError
+from llamita.text.formats import SUPPORTED, ReadReport, Source, blaming, records
+
+__all__ = ["Document", "ReadReport", "Source", "find", "read", "total_bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text and where it stands: "book.txt", or "a.jsonl:12" for a line or a row, counted from 1."""
+
+    text: str
+    source: str
+
+
+def find(paths: Sequence[str], *, report: ReadReport | None = None) -> list[Source]:
+    """The sources behind files, folders, globs and "-", which is standard input, read here.
+
+    Folders are searched in sorted order for known suffixes, without hidden files; a file that is named may
+    have any suffix. A file found twice counts once. Raises UserError for a path that leads to nothing.
+    """
+    report = report or ReadReport()
+    if not paths:
+        raise UserError(f"no sources are given: name files or folders with {SUPPORTED}, or - for standard input")
+    found: dict[str, Source] = {}
+    for path in paths:
+        for source in _expand(path, report):
+            found.setdefault(os.path.realpath(source.name), source)
+    return list(found.values())
+
+
+def read(sources: Iterable[Source], *, field: str = "text", report: ReadReport | None = None) -> Iterator[Document]:
+    """The documents of sources: one a text file, one a line of jsonl, one a row of parquet.
+
+    The same text gives the same document in every format: without a byte order mark, with "\\n" for line ends
+    and U+FFFD for what is invalid. `field` names the text in jsonl and parquet; null is an empty text. Raises
+    UserError for what cannot be read and, at the end, if there was no document at all.
+    """
+    report = report or ReadReport()
+    sources = list(sources)
+    documents_before, empty_before = report.documents, report.empty
+    for source in sources:
+        for number, text in records(source, field, report):
+            if not text or text.isspace():
+                report.empty += 1
+                continue
+            report.documents += 1
+            report.bytes += len(text) if text.isascii() else len(text.encode())
+            yield Document(text, f"{source.name}:{number}" if number else source.name)
+        report.file_bytes += total_bytes([source])
+    if report.documents == documents_before:
+        names = ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
+        raise UserError(
+            f"no text in {names}: sources: {len(sources)}, empty documents: {report.empty - empty_before}; "
+            "give sources with text in them"
+        )
+
+
+def total_bytes(sources: Iterable[Source]) -> int:
+    """Size of sources as they lie on disk, compressed or not: what `ReadReport.file_bytes` grows to."""
+    return sum(os.path.getsize(source.name) if source.content is None else len(source.content) for source in sources)
+
+
+def _expand(path: str, report: ReadReport) -> list[Source]:
+    if path == "-":
+        return [Source("standard input", content=sys.stdin.buffer.read())]
+    matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise UserError(f"{path}: no such file or folder: check the path")
+    found = [source for match in matches for source in _sources_at(match, report)]
+    if not found:
+        raise UserError(f"{path}: no text in this folder: it needs files with {SUPPORTED}")
+    return found
+
+
+def _sources_at(path: str, report: ReadReport) -> list[Source]:
+    if os.path.isfile(path):
+        return [Source.of(path)]
+    if not os.path.isdir(path):
+        with blaming(path):
+            return [Source.of(path, content=Path(path).read_bytes())]  # a pipe, which can be read once
+    files: list[Path] = []
+    for place, folders, names in os.walk(path, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    inside = [Source.of(str(file)) for file in sorted(files)]
+    known = [source for source in inside if not source.is_guess]
+    report.skipped_files += len(inside) - len(known)
+    return known
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be searched ({error}): check its permissions")

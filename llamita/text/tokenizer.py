@@ -1,0 +1,269 @@
+"""Text to token ids and back."""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as Backend
+
+from llamita.errors import UserError
+from llamita.text.byte_level import is_byte_level, loses_nothing, readable, token_bytes
+from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
+from llamita.text.vocabulary import BOS, EOS, train_backend
+
+Ids = npt.NDArray[np.uint32]
+
+_BOS_NAMES: Final = (
+    BOS,
+    "<s>",
+    "<bos>",
+    "[BOS]",
+    "<|startoftext|>",
+    "<｜begin▁of▁sentence｜>",
+    "<|endoftext|>",
+)
+_EOS_NAMES: Final = (EOS, "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>")
+_RESERVED: Final = re.compile(r"<\|reserved_\d+\|>")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_CHUNK: Final = 32_000  # characters of one piece of work of the encoder
+_BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
+
+
+class Tokenizer:
+    """A tokenizer of one of four kinds, or any other that a tokenizer.json describes.
+
+    Byte-level BPE ("bpe") and bytes ("byte") lose nothing: decode(encode(s)) == s for every string, the names
+    of special tokens included, which are ordinary text. Words ("word") and characters ("char") lose what is
+    not in their vocabulary: it becomes `unknown_id`, and `unknown` names it.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        backend.encode_special_tokens = True  # not saved in tokenizer.json
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        self.bos_id = self._special_named(_BOS_NAMES)
+        self.eos_id = self._special_named(_EOS_NAMES)
+        self.unknown_id = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
+        fitting = fitting_kind(backend)
+        self.kind: str = fitting or type(backend.model).__name__.lower()
+        self._scheme = SCHEMES[fitting] if fitting else None
+        self.lossless = loses_nothing(backend)
+
+    @classmethod
+    def train(cls, documents: Iterable[str], *, vocab_size: int, kind: Kind = "bpe") -> "Tokenizer":
+        """Learn a vocabulary from text.
+
+        `get_vocab_size()` is vocab_size rounded up to a multiple of 64; less where the text gives less, and
+        `learned_size` says how much it gave. Kind "byte" needs neither documents nor a vocab_size. The same
+        documents give the same tokenizer, in any order. Raises UserError for a vocab_size that is too small
+        and documents without text.
+        """
+        return cls(train_backend(documents, vocab_size, kind))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+        """Read a tokenizer.json of any origin, or the one in a folder; UserError if that isn't possible."""
+        file = Path(path)
+        if file.is_dir():
+            file = file / "tokenizer.json"
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(
+                f"{file}: no such tokenizer; train one with `llamita tokenizer train SOURCE... --out {file}`"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} cannot be read: {error}; give a tokenizer.json or its folder") from error
+        try:
+            return cls(Backend.from_str(text))
+        except Exception as error:  # the backend raises nothing narrower
+            raise UserError(
+                f"{file} is not a tokenizer.json ({error}): train a tokenizer, or convert a vocab.json or a "
+                "sentencepiece model with save_pretrained of a fast tokenizer of transformers"
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a tokenizer.json, which appears whole or not at all; makes the folders on the way."""
+        file = Path(path)
+        aside = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with aside.open("w", encoding="utf-8", newline="\n") as out:
+                    out.write(self.to_json())
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.replace(aside, file)
+            finally:
+                aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{file} cannot be written: {error}") from error
+
+    def to_json(self) -> str:
+        """The text of this tokenizer's tokenizer.json."""
+        return self._backend.to_str(pretty=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the content of tokenizer.json, however it is laid out."""
+        content = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def get_vocab_size(self) -> int:
+        """Rows that a table of this vocabulary needs: the highest id and one."""
+        return self._size
+
+    @property
+    def reserved(self) -> int:
+        """Number of reserved tokens, which no text encodes to."""
+        names = (self.id_to_token(number) or "" for number in self.special_ids)
+        return sum(_RESERVED.fullmatch(name) is not None for name in names)
+
+    @property
+    def learned_size(self) -> int:
+        """Number of tokens that are not reserved, BOS and EOS included."""
+        return self._size - self.reserved
+
+    def token_to_id(self, token: str) -> int | None:
+        """Id of a token as tokenizer.json spells it."""
+        return self._backend.token_to_id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """A token as tokenizer.json spells it: "Ġking" for " king" in BPE, a joiner and "." for a mark."""
+        return self._backend.id_to_token(token_id) if token_id >= 0 else None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without BOS; UserError if it holds a lone surrogate, which is not a character."""
+        ids: list[int] = self.encode_batch([text])[0].tolist()
+        return ids
+
+    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
+        """Ids of each text, without BOS, on all cores; texts may have any length."""
+        return list(self.encode_stream(texts))
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[Ids]:
+        """Ids of each text, without BOS, as `encode_batch`; takes texts only as far as a batch needs."""
+        parts: list[Ids] = []
+        for batch in _batches(self._chunks(texts)):
+            encoded = iter(self._encode_chunks([chunk for chunk in batch if chunk is not None]))
+            for chunk in batch:
+                if chunk is not None:
+                    parts.append(next(encoded))
+                    continue
+                yield np.concatenate(parts)
+                parts = []
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[Any], *, skip_special: bool = True) -> str:
+        """Text of ids, without special and reserved tokens unless asked for them.
+
+        Bytes that are no UTF-8 show as U+FFFD. Raises UserError for ids outside the vocabulary.
+        """
+        kept = [number for number in self.checked(ids) if not (skip_special and number in self.special_ids)]
+        if self.byte_table is not None:
+            return b"".join(map(self.byte_table.__getitem__, kept)).decode("utf-8", "replace")
+        return self._backend.decode(kept, skip_special_tokens=False)
+
+    def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
+        """Each token as a person reads it: bytes that are no text as <0xE2>, marks without their joiners."""
+        numbers = self.checked(ids)
+        if self.byte_table is not None:
+            return [readable(self.byte_table[number]) for number in numbers]
+        names = [self.id_to_token(number) or "" for number in numbers]
+        return [name.strip(JOINER) for name in names] if self.kind == "word" else names
+
+    def unknown(self, text: str) -> list[str]:
+        """Each word or character of a text that the vocabulary lacks, in order, as often as it occurs."""
+        if self.lossless or self.unknown_id is None:
+            return []
+        if self._scheme is None:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            spans = zip(encoding.ids, encoding.offsets, strict=True)
+            return [text[start:stop] for number, (start, stop) in spans if number == self.unknown_id]
+        normalizer = self._scheme.normalizer
+        shaped = normalizer.normalize_str(text) if normalizer else text
+        pieces = (piece for piece, _ in self._scheme.pre_tokenizer.pre_tokenize_str(shaped))
+        return [piece.strip(JOINER) or JOINER for piece in pieces if self.token_to_id(piece) is None]
+
+    @cached_property
+    def byte_table(self) -> list[bytes] | None:
+        """The bytes of every token, by id; None if tokens are not made of bytes."""
+        if not is_byte_level(self._backend):
+            return None
+        return [token_bytes(self.id_to_token(number) or "") for number in range(self._size)]
+
+    def checked(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[int]:
+        """The same ids in a list; UserError if one is outside the vocabulary."""
+        array = np.asarray(ids, dtype=np.int64)
+        wrong = array[(array < 0) | (array >= self._size)]
+        if wrong.size:
+            raise UserError(
+                f"token id {wrong[0]} is outside this vocabulary of {self._size}: use the model's tokenizer"
+            )
+        numbers: list[int] = array.tolist()
+        return numbers
+
+    @cached_property
+    def _characters(self) -> Ids:
+        """The id of every Unicode character, for the kind whose tokens are characters."""
+        assert self.unknown_id is not None
+        table = np.full(sys.maxunicode + 1, self.unknown_id, np.uint32)
+        for token, number in self._backend.get_vocab(with_added_tokens=False).items():
+            if len(token) == 1:
+                table[ord(token)] = number
+        return table
+
+    def _encode_chunks(self, texts: list[str]) -> list[Ids]:
+        try:
+            match self.kind:
+                case "byte":
+                    return [np.frombuffer(text.encode(), np.uint8).astype(np.uint32) for text in texts]
+                case "char":
+                    points = (np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts)
+                    return [self._characters[numbers] for numbers in points]
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            for found in filter(None, map(_SURROGATE.search, texts)):
+                raise UserError(
+                    f"the text has U+{ord(found[0]):04X}, a lone surrogate, which is not a character: "
+                    "decode its source with errors='replace'"
+                ) from None
+            raise
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def _chunks(self, texts: Iterable[str]) -> Iterator[str | None]:
+        """Chunks of each text, and None at its end."""
+        for text in texts:
+            if self._scheme is None:
+                yield text
+            else:
+                yield from chunks(text, self._scheme, _CHUNK)
+            yield None
+
+    def _special_named(self, names: Iterable[str]) -> int | None:
+        found = (self.token_to_id(name) for name in names)
+        return next((number for number in found if number in self.special_ids), None)
+
+
+def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:
+    """Pieces in groups of some size in characters."""
+    batch: list[str | None] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece or "")
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch

@@ -1,0 +1,130 @@
+"""Learn the vocabulary of a tokenizer from text."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE, Model, WordLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer, WordLevelTrainer
+
+from llamita.errors import UserError
+from llamita.text.byte_level import BYTE_SYMBOLS
+from llamita.text.splitting import OWN_JOINER, SCHEMES, Kind, Scheme, chunks
+
+BOS: Final = "<|begin_of_text|>"
+EOS: Final = "<|end_of_text|>"
+UNKNOWN: Final = "<|unknown|>"
+_NAMED: Final = (BOS, EOS)
+
+_MULTIPLE: Final = 64  # table sizes that matrix kernels like
+_MAX_TOKEN_LENGTH: Final = 64
+# A pair that occurs once makes a token that occurs once: its row would hardly be trained.
+_MIN_FREQUENCY: Final = 2
+# Short, because merging takes hours where unbroken stretches (a genome, base64) become one huge word.
+_CHUNK: Final = 500
+# The trainer counts pairs in 32 bits and loses the most frequent on overflow (huggingface/tokenizers#2058).
+_MAX_CHARACTERS: Final = 500_000_000
+
+_log = logging.getLogger(__name__)
+
+
+def train_backend(documents: Iterable[str], vocab_size: int, kind: Kind) -> Backend:
+    """Train a tokenizer whose vocabulary is filled up to a multiple of 64 with reserved tokens.
+
+    Deterministic, whatever the order of the documents. Raises UserError for an unknown kind, a vocab_size
+    that is too small and documents without text; kind "byte" looks at neither of these.
+    """
+    if kind not in SCHEMES:
+        raise UserError(f"tokenizer kind is {kind!r}: use one of {', '.join(SCHEMES)}")
+    if kind == "byte":
+        return _finish(BPE(vocab={symbol: byte for byte, symbol in enumerate(BYTE_SYMBOLS)}, merges=[]), kind)
+    smallest = len(_NAMED) + (len(BYTE_SYMBOLS) if kind == "bpe" else 2)
+    if vocab_size < smallest:
+        raise UserError(
+            f"vocab_size is {vocab_size}, but a {kind} vocabulary starts with {smallest} tokens: "
+            f"use {_round_up(smallest)} or more" + (", or kind byte" if kind == "bpe" else "")
+        )
+    learn = {"bpe": _learn_merges, "word": _learn_words, "char": _learn_characters}[kind]
+    return _finish(learn(_sample(documents, SCHEMES[kind]), _round_up(vocab_size) - len(_NAMED)), kind)
+
+
+def _sample(documents: Iterable[str], scheme: Scheme) -> Iterator[str]:
+    """Chunks of the documents, of as much text as the trainer can count."""
+    seen = 0
+    for document in documents:
+        text = document[: _MAX_CHARACTERS - seen]
+        seen += len(text)
+        yield from chunks(text, scheme, _CHUNK)
+        if len(text) < len(document):
+            _log.warning("the tokenizer is trained on the first %d characters of the text only", seen)
+            break
+    if not seen:
+        raise UserError("there is no text to train a tokenizer on: give it documents that are not empty")
+
+
+def _learn_merges(sample: Iterator[str], size: int) -> BPE:
+    backend = _assemble(BPE(ignore_merges=True), "bpe")
+    trainer = BpeTrainer(
+        vocab_size=size,
+        min_frequency=_MIN_FREQUENCY,
+        max_token_length=_MAX_TOKEN_LENGTH,
+        initial_alphabet=list(BYTE_SYMBOLS),
+        show_progress=False,
+    )
+    backend.train_from_iterator(sample, trainer)
+    model = backend.model
+    assert isinstance(model, BPE)
+    return model
+
+
+def _learn_words(sample: Iterator[str], size: int) -> WordLevel:
+    """The most frequent words, ties in alphabetical order."""
+    backend = _assemble(WordLevel(unk_token=UNKNOWN), "word")
+    backend.train_from_iterator(sample, WordLevelTrainer(vocab_size=size, min_frequency=0, show_progress=False))
+    found = backend.get_vocab(with_added_tokens=False)
+    words = sorted(found.keys() - {OWN_JOINER}, key=found.__getitem__)
+    return _word_level(words[: size - 1])
+
+
+def _learn_characters(sample: Iterator[str], size: int) -> WordLevel:
+    """The most frequent characters, in the order of their code points."""
+    counts: Counter[str] = Counter()
+    for chunk in sample:
+        counts.update(chunk)
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))
+    return _word_level(sorted(frequent[: size - 1]))
+
+
+def _word_level(tokens: list[str]) -> WordLevel:
+    return WordLevel(vocab={token: number for number, token in enumerate([UNKNOWN, *tokens])}, unk_token=UNKNOWN)
+
+
+def _finish(model: Model, kind: Kind) -> Backend:
+    """Append the special tokens and the reserved ones that round the vocabulary up."""
+    backend = _assemble(model, kind)
+    learned = backend.get_vocab_size() + len(_NAMED)
+    reserved = [f"<|reserved_{number}|>" for number in range(_round_up(learned) - learned)]
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (*_NAMED, *reserved)])
+    # Other readers of tokenizer.json begin a text as this template says.
+    backend.post_processor = TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, backend.token_to_id(BOS))]
+    )
+    return backend
+
+
+def _assemble(model: Model, kind: Kind) -> Backend:
+    scheme = SCHEMES[kind]
+    backend = Backend(model)
+    if scheme.normalizer is not None:
+        backend.normalizer = scheme.normalizer
+    backend.pre_tokenizer = scheme.pre_tokenizer
+    backend.decoder = scheme.decoder
+    return backend
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _MULTIPLE) * _MULTIPLE

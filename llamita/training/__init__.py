@@ -1,0 +1,1 @@
+"""A model, an optimizer and batches: the loop and what it needs."""

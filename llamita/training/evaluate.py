@@ -1,0 +1,97 @@
+"""Held-out loss, and bits per byte: the figure that compares models across tokenizers."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from llamita.config import DataConfig, Precision
+from llamita.model.loss import hidden_loss
+from llamita.model.transformer import LLaMaTransformer
+from llamita.text.batches import Batch, Batches
+from llamita.text.shards import Corpus
+from llamita.training.hardware import autocast
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`loss` in nats over `tokens` predicted tokens, the text of `bytes` bytes."""
+
+    loss: float
+    tokens: int
+    bytes: int
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBatch:
+    """A batch where the model is."""
+
+    inputs: Int[Tensor, "batch seq"]
+    targets: Int[Tensor, "batch seq"]
+    documents: Int[Tensor, "batch seq"] | None
+
+
+def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
+    """Nats a token turned into bits a byte of UTF-8 text."""
+    return loss * tokens / (text_bytes * math.log(2))
+
+
+@torch.no_grad()
+def evaluate(
+    model: LLaMaTransformer,
+    corpus: Corpus,
+    *,
+    precision: Precision = "fp32",
+    max_tokens: int | None = None,
+    batch_tokens: int = 16384,
+    data: DataConfig = DataConfig(),
+    lossless: bool = True,
+) -> Evaluation:
+    """The model's loss on a corpus, in rows of max_seq_len that don't overlap; `max_tokens` bounds the work."""
+    seq_len = model.config.max_seq_len
+    batches = Batches(
+        corpus,
+        rows=max(batch_tokens // seq_len, 1),
+        seq_len=seq_len,
+        seed=0,
+        packing=data.packing,
+        mask_documents=data.mask_documents,
+        shuffle=False,
+    )
+    device = model.embeddings.weight.device
+    was_training = model.training
+    model.eval()
+    total, tokens, complete = torch.zeros((), dtype=torch.float64), 0, True
+    for batch in batches.one_epoch():
+        if max_tokens is not None and tokens >= max_tokens:
+            complete = False
+            break
+        with autocast(device.type, precision):
+            total += batch_loss(model, to_device(batch, device)).double().cpu()
+        tokens += batch.tokens
+    model.train(was_training)
+    loss = total.item() / max(tokens, 1)
+    # Where only a part was read, its bytes are taken to be its share of the corpus.
+    text_bytes = corpus.text_bytes if complete else round(corpus.text_bytes * tokens / corpus.tokens)
+    per_byte = bits_per_byte(loss, tokens, text_bytes) if lossless and text_bytes else None
+    return Evaluation(loss, tokens, text_bytes, per_byte)
+
+
+def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
+    """A batch's arrays as tensors on a device, copied while the device works where it can."""
+    arrays = (batch.inputs, batch.targets, batch.documents)
+    tensors = [None if array is None else torch.from_numpy(array) for array in arrays]
+    if device.type == "cuda":
+        tensors = [None if t is None else t.pin_memory().to(device, non_blocking=True) for t in tensors]
+    inputs, targets, documents = [None if t is None else t.to(device) for t in tensors]
+    assert inputs is not None and targets is not None
+    return DeviceBatch(inputs, targets, documents)
+
+
+def batch_loss(model: LLaMaTransformer, batch: DeviceBatch) -> Float[Tensor, ""]:
+    """The model's loss on a batch in nats, summed over its targets."""
+    hidden = model.hidden(batch.inputs, documents=batch.documents)
+    return hidden_loss(hidden, model.output_weight, batch.targets, tokens=1)

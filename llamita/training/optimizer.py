@@ -1,0 +1,53 @@
+"""AdamW with three kinds of parameters: matrices, tables and gains."""
+
+import torch
+from torch import nn
+
+from llamita.config import OptimizerConfig
+from llamita.model.transformer import LLaMaTransformer
+
+# The standard deviation at which a table learns at exactly `table_lr_ratio` times the matrices' rate.
+_REFERENCE_STD = 0.02
+
+
+def parameters_by_kind(model: LLaMaTransformer) -> dict[str, list[nn.Parameter]]:
+    """Each trainable parameter once: "embeddings" (the table), "head" (untied), "matrices", "gains"."""
+    kinds: dict[str, list[nn.Parameter]] = {"embeddings": [], "head": [], "matrices": [], "gains": []}
+    for name, parameter in model.named_parameters():
+        if name == "embeddings.weight":
+            kinds["embeddings"].append(parameter)
+        elif name == "lm_head.weight":
+            kinds["head"].append(parameter)
+        elif parameter.dim() == 2 and name.startswith("decoder_blocks."):
+            kinds["matrices"].append(parameter)
+        else:
+            kinds["gains"].append(parameter)
+    return kinds
+
+
+def build_optimizer(model: LLaMaTransformer, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW whose groups hold their share of the learning rate as "lr_ratio".
+
+    Adam moves every coordinate by about its learning rate, whatever the scale of the weights, so a table of
+    larger rows needs a larger rate. Tables aren't decayed: a rare row would shrink between its occurrences.
+    """
+    kinds = parameters_by_kind(model)
+    input_std = model.config.embedding_std
+    ratios = {
+        "embeddings": config.table_lr_ratio * (1.0 if model.lm_head is None else input_std / _REFERENCE_STD),
+        "head": config.table_lr_ratio,
+        "matrices": 1.0,
+        "gains": 1.0,
+    }
+    groups = [
+        {
+            "params": parameters,
+            "kind": kind,
+            "lr_ratio": ratios[kind],
+            "lr": config.lr * ratios[kind],
+            "weight_decay": config.weight_decay if kind == "matrices" else 0.0,
+        }
+        for kind, parameters in kinds.items()
+        if parameters
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -1,0 +1,150 @@
+"""What a configuration costs before anything is built: parameters, memory, floating-point operations, time."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from llamita.config import ModelConfig, RunConfig
+from llamita.model.block import DecoderBlock
+from llamita.model.loss import hidden_loss
+from llamita.training.hardware import autocast
+
+_MANY_EPOCHS = 4
+_LARGE_TABLE_SHARE = 0.4
+_PROBE_TOKENS = 1024
+
+
+def count_parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters by kind; their sum is exactly the model's."""
+    dim, layers = config.n_embd, config.n_layers
+    heads, kv_heads = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    return {
+        "embeddings": config.vocab_size * dim,
+        "head": 0 if config.tie_embeddings else config.vocab_size * dim,
+        "positions": config.max_seq_len * dim if config.positions == "learned" else 0,
+        "attention": layers * dim * 2 * (heads + kv_heads),
+        "feed_forward": layers * 3 * dim * config.ffn_dim,
+        "norms": (2 * layers + 1) * dim + (2 * layers * config.head_dim if config.qk_norm else 0),
+    }
+
+
+def flops_per_token(config: ModelConfig) -> int:
+    """Floating-point operations of a training step a token: 6 a matrix weight, causal attention counted once."""
+    parameters = count_parameters(config)
+    matrices = parameters["attention"] + parameters["feed_forward"] + config.vocab_size * config.n_embd
+    attention = config.n_layers * config.max_seq_len * config.n_heads * config.head_dim
+    return 6 * matrices + 6 * attention
+
+
+def training_memory(config: RunConfig) -> int:
+    """Estimated bytes at the peak of a training step, without what Python and torch need themselves.
+
+    Weights, gradients and two moments in fp32; a bf16 copy of the matrices; what each layer keeps for the
+    backward pass; logits, a chunk of them on a CPU.
+    """
+    model, training = config.model, config.training
+    parameters = sum(count_parameters(model).values())
+    item = 2 if training.precision == "bf16" else 4
+    rows = training.micro_batch_size
+    tokens = rows * model.max_seq_len
+    heads, kv_heads = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+    per_token = 4 * 4 * model.n_embd + item * (4 * model.n_embd + 3 * heads + 2 * kv_heads + 4 * model.ffn_dim)
+    on_cpu = training.device == "cpu"
+    scores = item * rows * model.n_heads * model.max_seq_len**2 if on_cpu and model.max_seq_len <= 512 else 0
+    logits = 8 * min(tokens * model.vocab_size, 1 << 20) if on_cpu else (2 * item + 4) * tokens * model.vocab_size
+    weights = 16 * parameters + (item * parameters if item == 2 else 0)
+    return weights + model.n_layers * (tokens * per_token + scores) + logits
+
+
+@torch.enable_grad()
+def seconds_per_step(config: RunConfig) -> float:
+    """Estimated time of an optimizer step on this machine: one layer and the loss are run and scaled up."""
+    # The probe's random numbers must not move those of a run that is about to start.
+    gpus = [torch.cuda.current_device()] if config.training.device == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        return _probed_seconds(config)
+
+
+def _probed_seconds(config: RunConfig) -> float:
+    model, training = config.model, config.training
+    rows = max(min(_PROBE_TOKENS // model.max_seq_len, training.micro_batch_size), 1)
+    seq_len = min(model.max_seq_len, _PROBE_TOKENS)
+    device = torch.device(training.device)
+    block = DecoderBlock(model, 0).to(device)
+    x = torch.randn(rows, seq_len, model.n_embd, device=device, requires_grad=True)
+    table = torch.randn(model.vocab_size, model.n_embd, device=device, requires_grad=True)
+    targets = torch.zeros(rows, seq_len, dtype=torch.long, device=device)
+    angle = torch.zeros(seq_len, model.head_dim // 2, device=device)
+    rope = (angle.cos(), angle.sin()) if model.positions == "rope" else None
+
+    def layer() -> torch.Tensor:
+        y: torch.Tensor = block(x, rope)
+        return y.float().sum()
+
+    def head() -> torch.Tensor:
+        return hidden_loss(x.to(torch.bfloat16) if training.precision == "bf16" else x, table, targets, tokens=1)
+
+    def timed(work: object) -> float:
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            with autocast(training.device, training.precision):
+                loss = work()  # type: ignore[operator]
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    times = model.n_layers * timed(layer) + timed(head)
+    return times * config.tokens_per_step / (rows * seq_len)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cost of a run."""
+
+    parameters: dict[str, int]
+    tokens_per_step: int
+    steps: int
+    tokens: int
+    epochs: float | None
+    flops: float
+    memory_bytes: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def make_plan(config: RunConfig, corpus_tokens: int | None = None) -> Plan:
+    """Parameters, memory, operations and time of a run, with what there is to warn of."""
+    parameters = count_parameters(config.model)
+    tokens = config.training.steps * config.tokens_per_step
+    epochs = tokens / corpus_tokens if corpus_tokens else None
+    return Plan(
+        parameters=parameters,
+        tokens_per_step=config.tokens_per_step,
+        steps=config.training.steps,
+        tokens=tokens,
+        epochs=epochs,
+        flops=float(tokens * flops_per_token(config.model)),
+        memory_bytes=training_memory(config),
+        seconds=config.training.steps * seconds_per_step(config),
+        warnings=tuple(_warnings(parameters, epochs)),
+    )
+
+
+def _warnings(parameters: dict[str, int], epochs: float | None) -> list[str]:
+    warnings = []
+    if epochs is not None and epochs > _MANY_EPOCHS:
+        warnings.append(
+            f"the text is read {epochs:.1f} times; beyond about {_MANY_EPOCHS} epochs repeated text teaches less "
+            "and less (arXiv 2305.16264): more text, or fewer --training.steps"
+        )
+    share = (parameters["embeddings"] + parameters["head"]) / sum(parameters.values())
+    if share > _LARGE_TABLE_SHARE:
+        warnings.append(
+            f"{share:.0%} of the parameters are in the table{'s' if parameters['head'] else ''}; "
+            "a smaller --tokenizer.vocab-size or more --model.n-layers would use them better"
+        )
+    return warnings

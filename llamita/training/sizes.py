@@ -1,0 +1,90 @@
+"""Sizes for a text when nothing was asked for: what trains in minutes on this kind of machine."""
+
+import math
+from typing import Any
+
+from llamita.layers import Layer, Table
+from llamita.training.hardware import Hardware
+
+# Floating-point operations of a training run of a few minutes, by device and precision.
+_BUDGET = {("cpu", "fp32"): 2.5e13, ("cpu", "bf16"): 6e13, ("mps", "fp32"): 3e14, ("mps", "bf16"): 3e14}
+_GPU_BUDGET = 3e16
+_TOKENS_PER_PARAMETER = 20
+_MAX_EPOCHS = 12
+_PARAMETERS_PER_TOKEN = 10
+_HEAD_DIM = 32
+
+# The best rate of matrices falls with the width, that of tables doesn't (docs/log.md).
+_TABLE_LR, _WIDTH_LR = 4e-3, 0.768
+
+
+def pick_vocab_size(text_bytes: int) -> int:
+    """A vocabulary that grows with the square root of the text, as its number of different words does (docs/log.md)."""
+    wanted = 1 << round(math.log2(max(text_bytes, 4)) / 2 - 1)
+    return min(max(wanted, 384), 32768)
+
+
+def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Table | None = None) -> Layer:
+    """Model, batch and steps for a text of this many tokens, around the sizes that were asked for.
+
+    The budget of operations is spent on 20 tokens a parameter (arXiv 2203.15556) if the text has them, else on
+    a larger model that reads the text several times.
+    """
+    budget = _BUDGET.get((hardware.device, hardware.precision), _GPU_BUDGET)
+    tokens = min(math.sqrt(budget * _TOKENS_PER_PARAMETER / 6), train_tokens * _MAX_EPOCHS)
+    parameters = min(budget / (6 * tokens), max(train_tokens * _PARAMETERS_PER_TOKEN, 100_000))
+    n_embd, n_layers = _shape(parameters, vocab_size)
+    asked_model, asked_training = ((asked or {}).get(table, {}) for table in ("model", "training"))
+    n_embd = asked_model.get("n_embd", n_embd)
+    small = hardware.device == "cpu"
+    seq_len = 256 if small else 1024
+    while seq_len > 32 and seq_len * 16 > train_tokens:
+        seq_len //= 2
+    seq_len = asked_model.get("max_seq_len", seq_len)
+    batch_size = max((4096 if small else 65536) // max(seq_len, 1), 1)
+    while batch_size > 4 and batch_size * seq_len * 50 > tokens:
+        batch_size //= 2
+    batch_size = asked_training.get("batch_size", batch_size)
+    steps = asked_training.get("steps", max(round(tokens / max(batch_size * seq_len, 1)), 20))
+    model: dict[str, Any] = {
+        "n_embd": n_embd,
+        "n_layers": n_layers,
+        "n_heads": _heads(n_embd, asked_model.get("n_kv_heads", 1)),
+        "max_seq_len": seq_len,
+    }
+    training: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "eval_every": max(steps // 10, 1)}
+    optimizer = {
+        "lr": round(3e-3 * math.sqrt(192 / max(n_embd, 192)), 6),
+        "warmup_steps": min(100, steps // 10),
+    }
+    return Layer("picked for this text and machine", {"model": model, "training": training, "optimizer": optimizer})
+
+
+def hardware_layer(hardware: Hardware, asked: list[Layer]) -> Layer:
+    """What "auto" became: device and precision, and the threads unless they were asked for."""
+    chosen: dict[str, Any] = {"device": hardware.device, "precision": hardware.precision}
+    if not any("threads" in layer.values.get("training", {}) for layer in asked):
+        chosen["threads"] = hardware.threads
+    return Layer("this machine", {"training": chosen})
+
+
+def _shape(parameters: float, vocab_size: int) -> tuple[int, int]:
+    """Width and depth whose tied parameters come nearest, about 48 wide a layer."""
+
+    def size(n_embd: int) -> int:
+        return vocab_size * n_embd + 12 * _depth(n_embd) * n_embd**2
+
+    widths = [*range(64, 512, 32), *range(512, 1025, 64)]
+    n_embd = min(widths, key=lambda width: abs(math.log(size(width) / parameters)))
+    return n_embd, _depth(n_embd)
+
+
+def _heads(n_embd: int, n_kv_heads: int) -> int:
+    """As many heads as the width has room for, each of the same even size."""
+    most = n_embd // (_HEAD_DIM if n_embd < 512 else 64)
+    fitting = (n for n in range(most, 0, -1) if n_embd % (2 * n) == 0 and n % max(n_kv_heads, 1) == 0)
+    return next(fitting, max(n_kv_heads, 1))
+
+
+def _depth(n_embd: int) -> int:
+    return max(2, min(n_embd // 48, 24))

@@ -1,0 +1,61 @@
+"""A run on the built-in corpus, whose next-token entropy is known exactly."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamita import layers
+from llamita.layers import Layer
+from llamita.runs.folder import Run
+from llamita.text.shards import Corpora, split_documents, write_shards
+from llamita.text.storyworld import Story, StoryWorld, floor
+from llamita.text.tokenizer import Tokenizer
+from llamita.training.hardware import choose_hardware
+from llamita.training.sizes import hardware_layer
+
+_VALIDATION_STORIES = 2000
+_FEWEST_STORIES = 20_000  # so that a short run has whole stories to hold out, too
+_WORDS_SEEN = 5000  # stories that the tokenizer sees: every word occurs in them many times over
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStories:
+    """A run folder ready to train on StoryWorld; `floor` is the entropy of its validation text, in nats a token."""
+
+    run: Run
+    world: StoryWorld
+    tokenizer: Tokenizer
+    corpora: Corpora
+    floor: float
+
+
+def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
+    """Tell as many stories as the run's steps read once, and make a run folder of them."""
+    values, _ = layers.merge([layers.preset("storyworld"), *asked])
+    training = values["training"]
+    hardware = choose_hardware(training.get("device", "auto"), training.get("precision", "auto"))
+    world = StoryWorld(seed=0)
+    seed = training.get("seed", 0)
+    wanted = training["steps"] * training["batch_size"] * values["model"]["max_seq_len"]
+    stories: list[Story] = []
+    tokens = 0
+    for story in world.stories(wanted + _FEWEST_STORIES, seed):
+        stories.append(story)
+        tokens += len(story.words) + 1
+        if tokens >= wanted and len(stories) >= _FEWEST_STORIES:
+            break
+    fraction = _VALIDATION_STORIES / len(stories)
+    kind, parts = split_documents(stories, fraction, seed)
+    assert kind == "documents"
+    held_out = [story for story, (part, _) in zip(stories, parts, strict=True) if part == "validation"]
+    words = [story.text for story in stories[:_WORDS_SEEN]]
+    tokenizer = Tokenizer.train([*words, " ".join(world.vocabulary)], vocab_size=1024, kind="word")
+    vocabulary = Layer("the tokenizer", {"model": {"vocab_size": tokenizer.get_vocab_size()}})
+    split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": ["storyworld"]}})
+    merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
+    config = layers.build(merged)
+    run = Run.create(target)
+    tokenizer.save(run.tokenizer_file)
+    corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
+    run.write_environment()
+    run.write_config(config)
+    return PreparedStories(run, world, tokenizer, corpora, floor(held_out))

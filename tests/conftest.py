@@ -1,0 +1,35 @@
+"""A tiny text and a tiny run that tests share and don't change."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamita.runs.folder import Run
+from tests.cli.command_line import TINY, llamita
+
+# Tests run side by side, one worker a core.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_text() -> Path:
+    """A tale of a few thousand characters, one document."""
+    return Path(__file__).parent / "data" / "tiny.txt"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of 8 steps on the tiny text, with checkpoints at 4 and 8; tests must not change it."""
+    folder = tmp_path_factory.mktemp("shared") / "tiny"
+    often = ("--training.steps", 8, "--training.save-every", 4, "--training.eval-every", 4, "--training.log-every", 2)
+    made = llamita("train", tiny_text, "--run", folder, *TINY, *often)
+    assert made.code == 0, made.err
+    return Run.open(folder)
+
+
+@pytest.fixture
+def copied_run(tiny_run: Run, tmp_path: Path) -> Run:
+    """A copy of the tiny run that a test may change."""
+    return Run.open(shutil.copytree(tiny_run.path, tmp_path / "tiny"))

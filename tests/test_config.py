@@ -1,0 +1,130 @@
+"""What can't be is refused with the table, the field and the value; what isn't given follows from what is."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+
+from llamita import layers
+from llamita.config import ModelConfig, RopeScaling, RunConfig, TrainingConfig
+from llamita.errors import UsageError
+
+SCALING = {"kind": "llama3", "factor": 2.0, "original_max_seq_len": 64}
+
+# Values outside what a field can be, for every number in the configuration.
+IMPOSSIBLE: dict[str, list[float]] = {
+    "model.vocab_size": [0, -1],
+    "model.n_embd": [0, -64],
+    "model.n_layers": [0],
+    "model.n_heads": [0],
+    "model.n_kv_heads": [0, 3],
+    "model.head_dim": [0, 7],
+    "model.ffn_dim": [0],
+    "model.multiple_of": [0],
+    "model.max_seq_len": [0],
+    "model.rope_theta": [0.0, -1.0],
+    "model.rope_scaling.factor": [0.0, 0.5],
+    "model.rope_scaling.original_max_seq_len": [0],
+    "model.rope_scaling.low_freq_factor": [0.0, 4.0],
+    "model.rope_scaling.high_freq_factor": [0.0, 1.0],
+    "model.rope_scaling.beta_fast": [0.0, 1.0],
+    "model.rope_scaling.beta_slow": [0.0, 32.0],
+    "model.norm_eps": [0.0, -1e-5],
+    "model.embedding_std": [0.0, -0.02],
+    "model.embedding_scale": [0.0, -1.0],
+    "tokenizer.vocab_size": [0],
+    "data.validation_fraction": [-0.1, 1.0],
+    "optimizer.lr": [0.0, -1e-3],
+    "optimizer.table_lr_ratio": [0.0],
+    "optimizer.eps": [0.0],
+    "optimizer.weight_decay": [-0.1],
+    "optimizer.clip": [0.0, -1.0],
+    "optimizer.warmup_steps": [-1],
+    "optimizer.decay_fraction": [-0.1, 1.1],
+    "optimizer.min_lr_ratio": [-0.1, 1.1],
+    "training.steps": [-1],
+    "training.batch_size": [0],
+    "training.micro_batch_size": [0, 5],
+    "training.threads": [0],
+    "training.log_every": [0],
+    "training.eval_every": [0],
+    "training.eval_tokens": [0],
+    "training.save_every": [0],
+    "training.keep_last": [0],
+    "training.sample_tokens": [-1],
+}
+# Any whole number will do.
+UNBOUNDED = {"training.seed"}
+
+
+def settings(**tables: dict[str, Any]) -> dict[str, Any]:
+    """Every table, with a scaling of RoPE, so that every field is there."""
+    return {**tables, "model": {"vocab_size": 64, "rope_scaling": SCALING, **tables.get("model", {})}}
+
+
+def with_value(dotted: str, value: object) -> dict[str, Any]:
+    """Settings in which one field has this value."""
+    return layers.merge([layers.Layer("", settings()), layers.from_dotted("", {dotted: value})])[0]
+
+
+def test_every_number_of_the_configuration_has_values_that_are_impossible() -> None:
+    values = layers.flat(layers.build(settings()))
+    numbers = {name for name, value in values.items() if type(value) in (int, float)}
+    assert numbers == IMPOSSIBLE.keys() | UNBOUNDED
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"), [(dotted, value) for dotted, values in IMPOSSIBLE.items() for value in values]
+)
+def test_an_impossible_value_is_refused_by_name(dotted: str, value: float) -> None:
+    with pytest.raises(UsageError) as refused:
+        layers.build(with_value(dotted, value))
+    assert f"{dotted} ({value})" in str(refused.value)
+
+
+@pytest.mark.parametrize("betas", [[-0.1, 0.9], [0.9, 1.0]])
+def test_impossible_betas_are_refused_by_name(betas: list[float]) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"optimizer.betas ({betas})")):
+        layers.build(settings(optimizer={"betas": betas}))
+
+
+@pytest.mark.parametrize("name", [field for field in IMPOSSIBLE if isinstance(IMPOSSIBLE[field][0], float)])
+def test_nan_is_refused_where_it_is_built_directly(name: str) -> None:
+    table, _, field = name.rpartition(".")
+    config = layers.build(settings())
+    part: Any = config.model.rope_scaling if table.endswith("rope_scaling") else getattr(config, table)
+    given = {**{key: getattr(part, key) for key in layers.field_names(type(part))}, field: math.nan}
+    with pytest.raises(UsageError, match=re.escape(f"{name} (nan)")):
+        type(part)(**given)
+
+
+def test_values_at_the_edge_of_what_can_be_are_accepted() -> None:
+    edges = {
+        "optimizer": {"weight_decay": 0.0, "warmup_steps": 0, "decay_fraction": 1.0, "min_lr_ratio": 1.0},
+        "data": {"validation_fraction": 0.0},
+        "training": {"sample_tokens": 0, "seed": -5, "batch_size": 1},
+        "model": {"n_heads": 4, "n_kv_heads": 1},
+    }
+    config = layers.build(settings(**edges))
+    flat = layers.flat(config)
+    for table, fields in edges.items():
+        for name, value in fields.items():
+            assert flat[f"{table}.{name}"] == value
+
+
+def test_a_batch_is_one_micro_batch_unless_that_is_given() -> None:
+    assert TrainingConfig(batch_size=12).accumulation == 1
+    assert TrainingConfig(batch_size=12, micro_batch_size=4).accumulation == 3
+
+
+def test_the_tokens_of_a_step_are_all_positions_of_its_rows() -> None:
+    model = ModelConfig(vocab_size=64, max_seq_len=16)
+    config = RunConfig(model=model, training=TrainingConfig(batch_size=12, micro_batch_size=4))
+    assert config.tokens_per_step == 12 * 16
+
+
+def test_a_config_cannot_be_changed_once_it_is_made() -> None:
+    scaling = RopeScaling(kind="linear", factor=2.0, original_max_seq_len=64)
+    with pytest.raises(AttributeError):
+        scaling.factor = 3.0  # type: ignore[misc]

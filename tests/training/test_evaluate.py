@@ -1,0 +1,94 @@
+"""The held-out loss is the plain mean over a corpus, and bits per byte follow from it."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from llamita.config import DataConfig
+from llamita.model.transformer import LLaMaTransformer
+from llamita.text.shards import Corpus
+from llamita.training.evaluate import bits_per_byte, evaluate
+from tests.model.tiny import stirred
+from tests.training.tiny_runs import corpus_of, random_documents, small_config
+
+
+@pytest.fixture(scope="module")
+def model() -> LLaMaTransformer:
+    return stirred(small_config().model)
+
+
+def surprises(model: LLaMaTransformer, corpus: Corpus) -> list[float]:
+    """-log p of every token of the corpus but the first, each seen from the start of its row of 32 on."""
+    found = []
+    stream = corpus.read(0, corpus.tokens).tolist()
+    with torch.no_grad():
+        for start in range(0, len(stream), 32):
+            row, following = stream[start : start + 32], stream[start + 1 : start + 33]
+            chances = torch.log_softmax(model(torch.tensor([row]))[0].double(), dim=-1)
+            found += [-chances[place, token].item() for place, token in enumerate(following)]
+    return found
+
+
+@pytest.mark.parametrize("lengths", [[2], [32], [33], [500], [40, 7, 90]])
+@pytest.mark.parametrize("batch_tokens", [1, 64, 16384])
+def test_the_loss_is_the_mean_surprise_at_every_token(
+    model: LLaMaTransformer, lengths: list[int], batch_tokens: int
+) -> None:
+    corpus = corpus_of(random_documents(*lengths), text_bytes=777)
+    result = evaluate(model, corpus, batch_tokens=batch_tokens)
+    expected = surprises(model, corpus)
+    assert result.tokens == len(expected) == corpus.tokens - 1
+    assert result.loss == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert result.bytes == 777
+    assert result.bits_per_byte == pytest.approx(sum(expected) / math.log(2) / 777, rel=1e-5)
+
+
+def test_bits_per_byte_of_a_uniform_guess_at_bytes_is_eight() -> None:
+    assert bits_per_byte(math.log(256), 100, 100) == pytest.approx(8)
+
+
+def test_a_tokenizer_that_loses_text_has_no_bits_per_byte(model: LLaMaTransformer) -> None:
+    assert evaluate(model, corpus_of(random_documents(50)), lossless=False).bits_per_byte is None
+
+
+def test_a_part_of_a_corpus_counts_its_share_of_the_bytes(model: LLaMaTransformer) -> None:
+    corpus = corpus_of(random_documents(640), text_bytes=6400)
+    result = evaluate(model, corpus, max_tokens=100, batch_tokens=64)
+    assert result.tokens == 128
+    assert result.bytes == 1280
+    assert result.loss == pytest.approx(sum(surprises(model, corpus)[:128]) / 128, rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_the_model_as_it_was(model: LLaMaTransformer, training: bool) -> None:
+    model.train(training)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    evaluate(model, corpus_of(random_documents(50)))
+    assert model.training is training
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("changes", [{"packing": "documents"}, {"mask_documents": True}])
+def test_the_loss_depends_on_how_the_rows_are_made(model: LLaMaTransformer, changes: dict[str, Any]) -> None:
+    corpus = corpus_of(random_documents(40, 7, 90, 13))
+    plain, other = evaluate(model, corpus), evaluate(model, corpus, data=DataConfig(**changes))
+    assert other.loss != plain.loss
+    assert other.loss == pytest.approx(plain.loss, rel=0.2)
+
+
+def test_a_document_that_sees_no_other_costs_as_much_as_alone(model: LLaMaTransformer) -> None:
+    documents = random_documents(9, 12, 11)
+    masked = evaluate(model, corpus_of(documents), data=DataConfig(packing="documents", mask_documents=True))
+    alone = [evaluate(model, corpus_of([document]), data=DataConfig(packing="documents")) for document in documents]
+    total = sum(result.loss * result.tokens for result in alone)
+    assert masked.tokens == sum(result.tokens for result in alone)
+    # RoPE sees distances alone, so a later place in the row changes nothing.
+    assert masked.loss * masked.tokens == pytest.approx(total, rel=1e-5)
+
+
+def test_bf16_gives_about_the_same_loss(model: LLaMaTransformer) -> None:
+    corpus = corpus_of(random_documents(200))
+    assert evaluate(model, corpus, precision="bf16").loss == pytest.approx(evaluate(model, corpus).loss, rel=0.01)
