@@ -168,7 +168,7 @@ def test_a_book_is_learnt_with_the_sizes_that_are_picked(tmp_path: Path) -> None
     assert told.json["val_loss"] == min(losses[step] for step in losses if step)
     assert losses[20] < losses[0] - 0.5
     assert losses[0] < torch.log(torch.tensor(told.json["vocab_size"])) + 0.5
-    assert told.json["bits_per_byte"] < 8
+    assert told.json["bits_per_byte"] < 3
     other = command("eval", run, text, "--json").json
     assert other["bits_per_byte"] == pytest.approx(told.json["bits_per_byte"], rel=0.1)
 

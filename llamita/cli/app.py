@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; exit code 2 for usage, 1 for failure, no traceback without --debug."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    # Threads that spin at barriers starve each other as soon as another program wants a core (docs/log.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # GNU OpenMP spins at barriers for so long that one other busy program starves training (docs/log.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     tokens = [token for token in given if token != "--debug"]
     try:
         app(tokens)

@@ -77,18 +77,20 @@ class Chances:
 
         roles = [person.male for person in PERSONS]
         lands = [land.name for land in LANDS]
-        self._fame = fame(roles, 3) | fame((animal.grown for animal in ANIMALS), 4) | fame(lands, 4)
+        self._fame = fame(roles, 4) | fame((animal.grown for animal in ANIMALS), 4) | fame(lands, 4)
         self._names = {gender: fame(names, 10) for gender, names in NAMES.items()}
         self._folk = {land: fame(roles, 3) for land in lands}
         self._turn: dict[str, int] = {}
         for cls in THINGS:
-            peers = [person.male for person in PERSONS if person.cls == cls]
+            peers = [person for person in PERSONS if person.cls == cls]
             rng.shuffle(peers)
-            self._turn |= {role: turn for turn, role in enumerate(peers)}
+            # Next to each other, those of an age differ in lists of any length.
+            peers.sort(key=lambda person: person.age)
+            self._turn |= {person.male: turn for turn, person in enumerate(peers)}
 
     def _favourites(self, noun: str, words: tuple[str, ...]) -> Weights:
         """Words of a class; each of its roles has another favourite."""
-        return falling(words, 3, start=self._turn[forms(noun)[0]])
+        return falling(words, 4, start=self._turn[forms(noun)[0]])
 
     # Who.
 
@@ -242,9 +244,9 @@ class Chances:
     @tabulated
     def outfit(self, noun: str) -> Weights:
         """What follows `wear`: an owner or an article, finery, or the clothes of several."""
-        plain = (
-            mix((0.5, only("their")), (0.5, self._clothes(noun))) if plural(noun) else {"a": 1.0, possessive(noun): 1.0}
-        )
+        plain: Weights = {"a": 1.0, possessive(noun): 1.0}
+        if plural(noun):
+            plain = mix((0.5, only("their")), (0.5, self._clothes(noun)))
         return mix((0.6, plain), (0.4, only(FINERY[KNOWN[noun].gender or ""])))
 
     @tabulated

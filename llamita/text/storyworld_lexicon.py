@@ -189,16 +189,16 @@ VERBS = tuple(
     """)
 )
 
-# Verbs by those who do them.
+# Verbs by those who do them; as a rule each of those who share a list has another favourite.
 HABITS = _lists("""
     any     find want like take need
     social  help see wear love go speak
     common  build carry
-    royal   rule command
+    royal   rule command ride
     noble   own ride
     magic   enchant conjure
     temple  bless pray
-    family  cook clean
+    family  cook clean carry
     stage   perform rehearse
     inn     serve pour
     war     fight defend
@@ -258,16 +258,15 @@ THINGS = _lists("""
 
 PLACES = _lists("""
     any      street field
-    common   village workshop
-    royal    palace castle
+    common   village workshop school
+    royal    palace castle court
     noble    manor park
     magic    tower cave
     temple   temple abbey
-    family   kitchen cottage
+    family   kitchen cottage garden
     stage    theatre hall
     inn      tavern cellar
     war      fortress camp
-    young    school garden
 """)
 
 # Where animals are at home, and persons aren't.

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import random
 import sys
 import threading
 from collections.abc import Callable
@@ -28,6 +29,7 @@ def zstd(data: bytes) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+NOISE = random.Random(0).randbytes(5000)
 PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
 
 
@@ -315,12 +317,13 @@ def test_a_bad_line_is_named_with_its_number(line: bytes, message: str, tmp_path
     ("name", "data"),
     [
         ("a.txt.gz", b"not packed"),
-        ("a.txt.gz", gzip.compress(os.urandom(5000))[:-2000]),
-        ("a.jsonl.zst", zstd(os.urandom(5000))[:-2000]),
+        ("a.txt.gz", gzip.compress(NOISE)[:-2000]),
+        ("a.jsonl.zst", zstd(NOISE)[:-2000]),
         ("a.parquet", b""),
         ("a.parquet", b"PAR1 no, it is not PAR1"),
         ("a.parquet.gz", gzip.compress(b"no parquet inside")),
     ],
+    ids=["no gzip", "cut gzip", "cut zstd", "empty", "no parquet", "no parquet packed"],
 )
 def test_a_damaged_file_is_named(name: str, data: bytes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{name} cannot be read \(.*\): check or replace it"):
