@@ -17,6 +17,9 @@ _HEAD_DIM = 32
 # The best rate of matrices falls with the width, that of tables doesn't (docs/log.md).
 _TABLE_LR, _WIDTH_LR = 4e-3, 0.768
 
+# Text that is read often wants more weight decay, up to 1 (docs/log.md).
+_DECAY_PER_EPOCH = 0.1
+
 
 def pick_vocab_size(text_bytes: int) -> int:
     """A vocabulary that grows with the square root of the text, as its number of different words does (docs/log.md)."""
@@ -53,8 +56,12 @@ def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Ta
         "max_seq_len": seq_len,
     }
     training: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "eval_every": max(steps // 10, 1)}
+    lr = min(_TABLE_LR, _WIDTH_LR / max(n_embd, 1))
+    epochs = steps * batch_size * seq_len / train_tokens
     optimizer = {
-        "lr": round(3e-3 * math.sqrt(192 / max(n_embd, 192)), 6),
+        "lr": round(lr, 6),
+        "table_lr_ratio": round(_TABLE_LR / lr, 3),
+        "weight_decay": round(min(max(_DECAY_PER_EPOCH * epochs, _DECAY_PER_EPOCH), 1.0), 3),
         "warmup_steps": min(100, steps // 10),
     }
     return Layer("picked for this text and machine", {"model": model, "training": training, "optimizer": optimizer})
