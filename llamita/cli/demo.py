@@ -22,7 +22,7 @@ from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run, write_text
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.session import Evaluated, Session
-from llamita.training.stories import PreparedStories, prepare_stories
+from llamita.training.stories import PreparedStories, prepare_stories, story_config
 
 _SENTENCE = "the king loves his dog ."
 _ASKED_ABOUT = ("king", "queen", "puppy", "crown", "rules")
@@ -42,6 +42,8 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
         Print one JSON object at the end instead of words.
     """
     console = narrator(json)
+    # Settings that don't fit are told before an earlier demo is removed.
+    story_config(settings.asked())
     _clear(run)
     begun = time.perf_counter()
     prepared = prepare_stories(run, settings.asked())
@@ -53,7 +55,7 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
     stopping = _train(prepared, session, console)
     seconds = time.perf_counter() - train_begun
     plot_losses(prepared.run, prepared.floor)
-    if stopping:
+    if stopping and session.state.step < session.config.training.steps:
         console.print(f"stopped and saved; go on with: llamita resume {run}")
         raise SystemExit(stopping.exit_code)
     after = _neighbours(session.model, prepared)
@@ -109,7 +111,8 @@ def _show_vectors(session: Session, console: Console) -> None:
         f"{tuple(one.shape)}; with its batch dimension (batch, seq_len) {tuple(tokens.unsqueeze(0).shape)} -> "
         f"(batch, seq_len, n_embd) {tuple(many.shape)}"
     )
-    console.print("That goes through the decoder blocks; the same table reads the next token out of what they say.")
+    reader = "the same table" if session.config.model.tie_embeddings else "another table"
+    console.print(f"That goes through the decoder blocks; {reader} reads the next token out of what they say.")
 
 
 def _train(prepared: PreparedStories, session: Session, console: Console) -> Stopping:

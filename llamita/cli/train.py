@@ -58,16 +58,15 @@ def train(
     asked = settings.asked()
     if tokenizer is not None:
         asked.append(Layer("command line", {"tokenizer": {"file": str(tokenizer)}}))
-    with Stopping(console) as stopping:
-        with live_line(console) as line:
-            prepared = prepare_run(
-                target,
-                sources,
-                asked,
-                lambda doing, done, total: line.show(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total),
-            )
-        _describe_text(prepared, console)
-        train_run(prepared.run, console, stopping, as_json=json)
+    with live_line(console) as line:
+        prepared = prepare_run(
+            target,
+            sources,
+            asked,
+            lambda doing, done, total: line.show(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total),
+        )
+    _describe_text(prepared, console)
+    train_session(Session(prepared.run), console, as_json=json)
 
 
 def resume(run: Path, *, settings: Settings = Settings(), json: bool = False) -> None:
@@ -97,21 +96,22 @@ def resume(run: Path, *, settings: Settings = Settings(), json: bool = False) ->
     console.print(f"going on from step {step}" if found else f"{run} has no checkpoint yet: starting over")
     if found and config.training.steps != before.training.steps:
         _announce_stretch(before, config, step, console)
+    session = Session(opened, config)
     opened.write_config(config)
-    with Stopping(console) as stopping:
-        train_run(opened, console, stopping, as_json=json)
+    train_session(session, console, as_json=json)
 
 
-def train_run(run: Run, console: Console, stopping: Stopping, *, as_json: bool) -> None:
-    """Train what lies in a run folder and tell how it goes and what came of it."""
-    session = Session(run)
+def train_session(session: Session, console: Console, *, as_json: bool) -> None:
+    """Train a session to its end and tell how it goes and what came of it."""
+    run = session.run
     reason = why_not_compiled(session.config.training.device) if session.config.training.compile else None
     if reason:
         console.print(f"training without torch.compile: {reason}")
     _describe_run(session, console)
-    watch(session.events(stopping), session.config, console)
+    with Stopping(console) as stopping:
+        watch(session.events(stopping), session.config, console)
     plot_losses(run)
-    if stopping:
+    if stopping and session.state.step < session.config.training.steps:
         console.print(f"stopped and saved; go on with: llamita resume {run.path}")
         raise SystemExit(stopping.exit_code)
     result = summarize(run)

@@ -12,7 +12,7 @@ def plot_losses(run: Run, floor: float | None = None) -> Path:
     rows = list(run.metrics())
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for key, label, style in (("loss", "training", "-"), ("val_loss", "validation", "o-")):
+    for key, label, style in (("loss", "training", "-"), ("val_loss", "validation", "o")):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=4, linewidth=1.5)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ class Checkpoint:
 
     @property
     def val_loss(self) -> float | None:
-        """Validation loss in nats a token at this step, if it was measured."""
-        return self.meta.get("val_loss")
+        """Validation loss in nats a token at this step, if it was measured and is finite."""
+        loss = self.meta.get("val_loss")
+        return loss if loss is not None and math.isfinite(loss) else None
 
     @property
     def bits_per_byte(self) -> float | None:

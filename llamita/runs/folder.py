@@ -33,6 +33,8 @@ class Run:
         """A new run's folder; UsageError if a run is there already."""
         if (path / "config.toml").exists():
             raise UsageError(f"{path} holds a run already; go on with: llamita resume {path}")
+        if checkpoints(path / "checkpoints"):
+            raise UsageError(f"{path} holds checkpoints but no config.toml; remove it or choose another --run")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -70,7 +70,7 @@ def evaluate(
             complete = False
             break
         with autocast(device.type, precision):
-            total += batch_loss(model, to_device(batch, device)).double().cpu()
+            total += batch_loss(model, to_device(batch, device)).cpu().double()
         tokens += batch.tokens
     model.train(was_training)
     loss = total.item() / max(tokens, 1)

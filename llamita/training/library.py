@@ -3,10 +3,9 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
-import torch
-
-from llamita.config import OptimizerConfig, RunConfig, TrainingConfig
+from llamita.config import DeviceName, OptimizerConfig, RunConfig, TrainingConfig
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batches
 from llamita.text.shards import write_shards
@@ -32,16 +31,11 @@ def train(
 
     UserError for sources that can't be read. Nothing is kept on disk: `llamita train` makes runs.
     """
-    hardware = choose_hardware("auto", "auto")
-    torch.manual_seed(seed)
+    hardware = choose_hardware(cast(DeviceName, model.embeddings.weight.device.type), "auto")
     with tempfile.TemporaryDirectory() as folder:
         paths = [sources] if isinstance(sources, str) else list(sources)
         corpus = write_shards(read(find(paths)), tokenizer, Path(folder)).train
-        same_device = model.embeddings.weight.device.type == hardware.device
-        precision = hardware.precision if same_device else "fp32"
-        training = TrainingConfig(
-            steps=steps, batch_size=batch_size, seed=seed, precision=precision, threads=hardware.threads
-        )
+        training = TrainingConfig(steps=steps, batch_size=batch_size, seed=seed, precision=hardware.precision)
         config = RunConfig(model=model.config, optimizer=optimizer, training=training)
         batches = Batches(corpus, rows=batch_size, seq_len=model.config.max_seq_len, seed=seed)
         taken = training_steps(model, build_optimizer(model, optimizer), batches, config)

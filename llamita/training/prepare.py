@@ -1,5 +1,6 @@
 """Raw text into a run folder: a tokenizer, token shards and a config in which every field has a value."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def prepare_run(target: Path, sources: Sequence[str], asked: list[Layer], progre
     if not data.sources:
         raise UsageError("no text to train on; for example: llamita train book.txt")
     text = read_text(data.sources, data.field)
-    vocab_size = pick_vocab_size(text.report.bytes)
+    vocab_size = pick_vocab_size(text.report.bytes, hardware.device)
     rough_tokens = max(text.report.bytes // _ROUGH_BYTES_PER_TOKEN, 1)
     draft, _ = resolve(sourced, hardware, text.report.bytes, rough_tokens, vocab_size)
     tokenizer = make_tokenizer(text, draft.tokenizer, progress)
@@ -113,11 +114,17 @@ def resolve(
 ) -> tuple[RunConfig, dict[str, str]]:
     """The config of a run and where each setting comes from; what nobody asked for is picked."""
     found = [
-        Layer("picked for this text", {"tokenizer": {"vocab_size": pick_vocab_size(text_bytes)}}),
+        Layer("picked for this text", {"tokenizer": {"vocab_size": pick_vocab_size(text_bytes, hardware.device)}}),
         pick_sizes(train_tokens, vocab_size, hardware, layers.typed(layers.merge(asked)[0])),
         *asked,
         hardware_layer(hardware, asked),
         Layer("the tokenizer", {"model": {"vocab_size": vocab_size}}),
     ]
     values, origin = layers.merge(found)
+    training = values["training"]
+    rows, micro_rows = training.get("batch_size"), training.get("micro_batch_size")
+    together = origin.get("training.batch_size") == origin.get("training.micro_batch_size")
+    if isinstance(rows, int) and isinstance(micro_rows, int) and not together:
+        # A preset's micro-batch gives way to a batch that was asked for.
+        training["micro_batch_size"] = math.gcd(rows, micro_rows)
     return layers.build(values), origin

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from llamita.config import RunConfig
+from llamita.errors import UserError
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
 from llamita.model.transformer import LLaMaTransformer
@@ -50,11 +51,14 @@ Event = StepMetrics | Evaluated | Sampled | Saved
 
 
 class Session:
-    """A run's model, optimizer and data in memory, at the newest checkpoint or at the start."""
+    """A run's model, optimizer and data in memory, at the newest checkpoint or at the start.
 
-    def __init__(self, run: Run) -> None:
+    `config` stands for the run's own where it was changed on resuming.
+    """
+
+    def __init__(self, run: Run, config: RunConfig | None = None) -> None:
         self.run = run
-        self.config: RunConfig = run.config()
+        self.config: RunConfig = config or run.config()
         self.tokenizer: Tokenizer = run.tokenizer()
         self.corpora: Corpora = open_corpora(run.data_folder, fingerprint=self.tokenizer.fingerprint)
         training = self.config.training
@@ -84,13 +88,15 @@ class Session:
                 self.run.append_metrics(asdict(metrics))
                 yield metrics
             stopping = should_stop() and not last
-            if not stopping and (step % training.eval_every == 0 or last):
+            due = step % training.eval_every == 0 or last
+            if due:
                 yield from self._evaluate()
-                yield from self._sample()
             if stopping or last or step % training.save_every == 0 or self._is_best():
                 yield Saved(self._save(), stopping)
             if stopping:
                 return
+            if due:
+                yield from self._sample()
 
     def _batches(self) -> Batches:
         config = self.config
@@ -134,7 +140,11 @@ class Session:
         sampling = Sampling(temperature=0.8, top_p=0.95)
         seed = self.config.training.seed
         prompt = "" if self.tokenizer.bos_id is not None else "\n"
-        (made,) = generate(self.model, self.tokenizer, prompt, max_new_tokens=tokens, sampling=sampling, seed=seed)
+        try:
+            (made,) = generate(self.model, self.tokenizer, prompt, max_new_tokens=tokens, sampling=sampling, seed=seed)
+        except UserError:
+            # A tokenizer that makes nothing of the prompt, or a diverged model, is no reason to end training.
+            return
         folder = self.run.path / "samples"
         folder.mkdir(exist_ok=True)
         write_text(folder / f"step_{self.state.step:08d}.txt", made.text + "\n")

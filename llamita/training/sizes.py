@@ -13,6 +13,10 @@ _TOKENS_PER_PARAMETER = 20
 _MAX_EPOCHS = 12
 _PARAMETERS_PER_TOKEN = 10
 _HEAD_DIM = 32
+_FEWEST_STEPS = 1000  # rather small batches than fewer
+
+# A larger table would be most of a model that trains in minutes there.
+_MAX_VOCAB = {"cpu": 2048, "mps": 4096, "cuda": 32768}
 
 # The best rate of matrices falls with the width, that of tables doesn't (docs/log.md).
 _TABLE_LR, _WIDTH_LR = 4e-3, 0.768
@@ -21,10 +25,10 @@ _TABLE_LR, _WIDTH_LR = 4e-3, 0.768
 _DECAY_PER_EPOCH = 0.1
 
 
-def pick_vocab_size(text_bytes: int) -> int:
+def pick_vocab_size(text_bytes: int, device: str) -> int:
     """A vocabulary that grows with the square root of the text, as its number of different words does (docs/log.md)."""
     wanted = 1 << round(math.log2(max(text_bytes, 4)) / 2 - 1)
-    return min(max(wanted, 384), 32768)
+    return min(max(wanted, 384), _MAX_VOCAB[device])
 
 
 def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Table | None = None) -> Layer:
@@ -38,14 +42,18 @@ def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Ta
     parameters = min(budget / (6 * tokens), max(train_tokens * _PARAMETERS_PER_TOKEN, 100_000))
     n_embd, n_layers = _shape(parameters, vocab_size)
     asked_model, asked_training = ((asked or {}).get(table, {}) for table in ("model", "training"))
-    n_embd = asked_model.get("n_embd", n_embd)
+    if asked_model.keys() & {"n_embd", "n_layers"}:
+        # A shape that was asked for gets the tokens it wants, however long that takes.
+        n_embd = asked_model.get("n_embd", n_embd)
+        parameters = vocab_size * n_embd + 12 * asked_model.get("n_layers", n_layers) * n_embd**2
+        tokens = min(_TOKENS_PER_PARAMETER * parameters, train_tokens * _MAX_EPOCHS)
     small = hardware.device == "cpu"
     seq_len = 256 if small else 1024
     while seq_len > 32 and seq_len * 16 > train_tokens:
         seq_len //= 2
     seq_len = asked_model.get("max_seq_len", seq_len)
     batch_size = max((4096 if small else 65536) // max(seq_len, 1), 1)
-    while batch_size > 4 and batch_size * seq_len * 50 > tokens:
+    while batch_size > 4 and batch_size * seq_len * _FEWEST_STEPS > tokens:
         batch_size //= 2
     batch_size = asked_training.get("batch_size", batch_size)
     steps = asked_training.get("steps", max(round(tokens / max(batch_size * seq_len, 1)), 20))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamita import layers
+from llamita.config import RunConfig
 from llamita.layers import Layer
 from llamita.runs.folder import Run
 from llamita.text.shards import Corpora, split_documents, write_shards
@@ -28,14 +29,19 @@ class PreparedStories:
     floor: float
 
 
+def story_config(asked: list[Layer]) -> RunConfig:
+    """The config of a story run, but for what only its text tells; UsageError for settings that don't fit."""
+    unknown = Layer("the tokenizer", {"model": {"vocab_size": 1}})
+    values, _ = layers.merge([layers.preset("storyworld"), *asked, unknown])
+    return layers.build(values)
+
+
 def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
     """Tell as many stories as the run's steps read once, and make a run folder of them."""
-    values, _ = layers.merge([layers.preset("storyworld"), *asked])
-    training = values["training"]
-    hardware = choose_hardware(training.get("device", "auto"), training.get("precision", "auto"))
-    world = StoryWorld(seed=0)
-    seed = training.get("seed", 0)
-    wanted = training["steps"] * training["batch_size"] * values["model"]["max_seq_len"]
+    draft = story_config(asked)
+    hardware = choose_hardware(draft.training.device, draft.training.precision)
+    world, seed = StoryWorld(seed=0), draft.training.seed
+    wanted = draft.training.steps * draft.tokens_per_step
     stories: list[Story] = []
     tokens = 0
     for story in world.stories(wanted + _FEWEST_STORIES, seed):
