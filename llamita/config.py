@@ -153,10 +153,14 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW and its schedule; the tables learn at `table_lr_ratio` times the rate of the matrices."""
+    """AdamW and its schedule; the tables learn at `table_lr_ratio` times the rate of the matrices.
+
+    `input_grad_scale` weighs what the table learns as input against what a tied one learns as output.
+    """
 
     lr: float = 3e-3
     table_lr_ratio: float = 1.0
+    input_grad_scale: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
@@ -169,6 +173,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         _chosen("optimizer", self)
         _positive("optimizer", lr=self.lr, table_lr_ratio=self.table_lr_ratio, eps=self.eps)
+        _positive("optimizer", input_grad_scale=self.input_grad_scale)
         _require(
             all(0 <= beta < 1 for beta in self.betas),
             f"optimizer.betas ({list(self.betas)}) must be at least 0 and below 1",

@@ -37,6 +37,7 @@ IMPOSSIBLE: dict[str, list[float]] = {
     "data.validation_fraction": [-0.1, 1.0],
     "optimizer.lr": [0.0, -1e-3],
     "optimizer.table_lr_ratio": [0.0],
+    "optimizer.input_grad_scale": [0.0],
     "optimizer.eps": [0.0],
     "optimizer.weight_decay": [-0.1],
     "optimizer.clip": [0.0, -1.0],

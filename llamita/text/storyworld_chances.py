@@ -232,7 +232,9 @@ class Chances:
     @tabulated
     def place(self, noun: str) -> Weights:
         if noun in PERSON_OF:
-            return mix((0.75, self._favourites(noun, PLACES[KNOWN[noun].cls or ""])), (0.25, evenly(TOWN)))
+            # As with verbs, the genders go to the places that anybody goes to from opposite ends.
+            anywhere = falling(TOWN[:: 1 if KNOWN[noun].gender == "male" else -1], 2)
+            return mix((0.65, self._favourites(noun, PLACES[KNOWN[noun].cls or ""])), (0.35, anywhere))
         species = ANIMAL_OF[noun]
         return mix((0.5, only(species.haunt)), (0.3, evenly(WILDS[species.taxon])), (0.2, evenly(OUTDOORS)))
 
@@ -353,7 +355,8 @@ class Chances:
     # Sentences.
 
     def _subjects(self, hero: str, names: tuple[str, ...], has_pet: bool) -> Weights:
-        subjects = {pronoun(hero): 4.5, "the": 10.0, "many": 1.0, "two": 0.7}
+        # Pronouns ask what a noun means; after "the" it would be enough to repeat the noun.
+        subjects = {pronoun(hero): 9.0, "the": 5.5, "many": 1.0, "two": 0.7}
         subjects |= {name: 1.0 / len(names) for name in names}
         return subjects | {possessive(hero): 1.5} if has_pet else subjects
 

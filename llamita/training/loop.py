@@ -76,6 +76,7 @@ def train(
     `batches` yields micro-batches. Leaving the iterator between two steps is always safe.
     """
     model.train()
+    model.embeddings.grad_scale = config.optimizer.input_grad_scale
     device = model.embeddings.weight.device
     source = training_batches(batches, state, device)
     losses: list[Tensor] = []

@@ -22,6 +22,34 @@ def test_the_scale_multiplies_what_is_read_and_leaves_the_table() -> None:
     assert table.weight.grad.sum(1).tolist() == [0, 12, 0, 0, 0, 0, 12]
 
 
+def test_the_gradient_scale_changes_what_the_lookup_learns_and_no_vector() -> None:
+    torch.manual_seed(0)
+    table, tokens = TokenEmbedding(7, 3, scale=0.3), torch.tensor([1, 6, 6])
+    plain = table(tokens)
+    (once,) = torch.autograd.grad(plain.square().sum(), table.weight)
+    table.grad_scale = 8.0
+    scaled = table(tokens)
+    assert torch.equal(scaled, plain)
+    (more,) = torch.autograd.grad(scaled.square().sum(), table.weight)
+    torch.testing.assert_close(more, 8.0 * once)
+
+
+def test_the_gradient_scale_leaves_what_a_tied_table_learns_as_output() -> None:
+    model = LLaMaTransformer(tiny_config(tie_embeddings=True))
+    tokens = random_tokens(1, 6)
+
+    def gradient() -> torch.Tensor:
+        (found,) = torch.autograd.grad(model(tokens).logsumexp(-1).sum(), model.embeddings.weight)
+        return found
+
+    plain = gradient()
+    model.embeddings.grad_scale = 3.0
+    absent = [row for row in range(model.config.vocab_size) if row not in tokens]
+    tripled = gradient()
+    torch.testing.assert_close(tripled[absent], plain[absent])
+    assert not torch.allclose(tripled[tokens[0]], plain[tokens[0]])
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_sentence_embeds_alone_or_in_a_batch(tied: bool) -> None:
     model = LLaMaTransformer(tiny_config(tie_embeddings=tied))

@@ -80,6 +80,7 @@ KNOBS: dict[str, Knob] = {
     "data.mask_documents": Knob({"data.mask_documents": True}),
     "optimizer.lr": Knob({"optimizer.lr": 0.02}),
     "optimizer.table_lr_ratio": Knob({"optimizer.table_lr_ratio": 1.5}),
+    "optimizer.input_grad_scale": Knob({"optimizer.input_grad_scale": 4.0}),
     "optimizer.betas": Knob({"optimizer.betas": [0.5, 0.9]}),
     "optimizer.eps": Knob({"optimizer.eps": 1e-3}),
     "optimizer.weight_decay": Knob({"optimizer.weight_decay": 0.5}),
