@@ -1,4 +1,4 @@
-"""The demo's gap to the entropy floor and its training time, over seeds.
+"""The demo's gap to the entropy floor, its training time and what its table knows, over seeds.
 
 python benchmarks/demo.py --seeds 3
 """
@@ -21,7 +21,17 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
         report = json.loads(done.stdout)
         keys = ("val_loss", "floor", "gap", "seconds", "total_seconds", "parameters", "tokens")
-        print(json.dumps({"seed": seed, **{key: report[key] for key in keys}}), flush=True)
+        countable = [row for row in report["analogies"].values() if row["ppmi"] >= 0.5]
+        after, ppmi = (sum(row[key] for row in countable) / len(countable) for key in ("after", "ppmi"))
+        knows = {
+            "gender": report["analogies"]["gender"],
+            "families": len(countable),
+            "after": after,
+            "ppmi": ppmi,
+            "after_over_ppmi": after / ppmi,
+            "probes": {name: [row["after"], row["control"]] for name, row in report["probes"].items()},
+        }
+        print(json.dumps({"seed": seed, **{key: report[key] for key in keys}, **knows}), flush=True)
 
 
 if __name__ == "__main__":

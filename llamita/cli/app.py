@@ -20,6 +20,8 @@ _COMMANDS = {
     "resume": "Go on with a run from its newest checkpoint.",
     "generate": "Let a run's model go on from a prompt.",
     "eval": "Measure a run's model on any text.",
+    "walkthrough": "Follow a text from tokens through the embedding table into the decoder blocks.",
+    "probe": "Measure what a run's vectors know, with every control.",
     "runs": "List runs.",
     "info": "Tell what a run is and how far it came.",
     "plan": "Parameters, memory and time of a configuration, without building it.",
@@ -31,6 +33,8 @@ _MODULES = {
     "resume": "train",
     "generate": "use",
     "eval": "use",
+    "walkthrough": "walkthrough",
+    "probe": "probe",
     "runs": "show",
     "info": "show",
     "plan": "show",
@@ -47,6 +51,19 @@ _tokenizer = App(name="tokenizer", help="Train tokenizers and look at what they 
 _tokenizer.command("llamita.cli.tokenizer:train", name="train", help="Train a tokenizer on text.")
 _tokenizer.command("llamita.cli.tokenizer:encode", name="encode", help="Show a text's tokens and ids.")
 app.command(_tokenizer)
+
+_embeddings = App(name="embeddings", help="Ask the vectors of a run: neighbors, analogies, directions.")
+for _name, (_function, _help) in {
+    "neighbors": ("neighbors", "The tokens whose vectors lie nearest to a word's."),
+    "analogy": ("analogy", "What is to C as B is to A."),
+    "similarity": ("similarity", "The cosine of two words."),
+    "odd-one-out": ("odd_one_out", "The word that doesn't match the others."),
+    "direction": ("direction", "A direction from pairs of words or two lists, and what lies along it."),
+    "export": ("export", "Write the vectors in word2vec's format."),
+    "map": ("draw_map", "Draw vectors before and after training."),
+}.items():
+    _embeddings.command(f"llamita.cli.embeddings:{_function}", name=_name, help=_help)
+app.command(_embeddings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,30 +3,41 @@
 import json as json_module
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from llamita.cli.console import live_line, narrator, print_json
+from llamita.cli.probe import print_meaning
 from llamita.cli.settings import Settings
 from llamita.cli.stopping import Stopping
 from llamita.cli.train import show
+from llamita.cli.walkthrough import print_walkthrough
 from llamita.errors import UsageError
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
-from llamita.insight.neighbours import nearest
-from llamita.model.transformer import LLaMaTransformer
-from llamita.observatory.plots import plot_losses
+from llamita.insight.directions import direction_of_pairs
+from llamita.insight.vectors import Vectors
+from llamita.insight.walkthrough import Walkthrough, walk_through
+from llamita.observatory.meaning import (
+    AnalogyReport,
+    Lessons,
+    Meaning,
+    ProbeReport,
+    measure,
+    story_groups,
+    story_lessons,
+)
+from llamita.observatory.plots import plot_losses, plot_map
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run, write_text
-from llamita.text.tokenizer import Tokenizer
 from llamita.training.session import Evaluated, Session
 from llamita.training.stories import PreparedStories, prepare_stories, story_config
 
 _SENTENCE = "the king loves his dog ."
 _ASKED_ABOUT = ("king", "queen", "puppy", "crown", "rules")
-_SHOWN_VALUES = 6
 
 
 def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json: bool = False) -> None:
@@ -48,9 +59,9 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
     begun = time.perf_counter()
     prepared = prepare_stories(run, settings.asked())
     session = Session(prepared.run)
+    before = session.model.embeddings.weight.detach().cpu().clone()
     _show_text(prepared, console)
-    _show_vectors(session, console)
-    before = _neighbours(session.model, prepared)
+    print_walkthrough(_walk(session, run), console, steps=range(1, 5))
     train_begun = time.perf_counter()
     stopping = _train(prepared, session, console)
     seconds = time.perf_counter() - train_begun
@@ -58,10 +69,17 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
     if stopping and session.state.step < session.config.training.steps:
         console.print(f"stopped and saved; go on with: llamita resume {run}")
         raise SystemExit(stopping.exit_code)
-    after = _neighbours(session.model, prepared)
-    _show_neighbours(before, after, console)
+    after = session.model.embeddings.weight.detach().cpu()
+    tables = {name: Vectors(table, prepared.tokenizer) for name, table in (("before", before), ("after", after))}
+    lessons = story_lessons(prepared.world)
+    spaces = {"before": before, "after": after}
+    meaning = measure(prepared.tokenizer, lessons, spaces, corpus=prepared.corpora.train)
+    neighbors = {word: {name: _nearest(table, word) for name, table in tables.items()} for word in _ASKED_ABOUT}
+    _show_meaning(tables, neighbors, lessons, meaning, console)
+    _draw(tables, prepared, console)
+    print_walkthrough(_walk(session, run), console, steps=range(5, 7))
     _show_stories(session, console)
-    report = _report(prepared, seconds, time.perf_counter() - begun, before, after)
+    report = _report(prepared, seconds, time.perf_counter() - begun, neighbors, meaning)
     write_text(run / "report.json", json_module.dumps(report, indent=2) + "\n")
     if json:
         print_json(report)
@@ -77,47 +95,22 @@ def _clear(folder: Path) -> None:
 
 
 def _show_text(prepared: PreparedStories, console: Console) -> None:
-    tokenizer, corpora = prepared.tokenizer, prepared.corpora
     (story,) = prepared.world.stories(1, seed=7)
-    console.rule("1. Text to tokens", style="dim")
+    train = prepared.corpora.train
     console.print(
-        f"StoryWorld tells stories by a grammar whose chances are known exactly. One of them:\n  {story.text}"
-    )
-    ids = tokenizer.encode(_SENTENCE)
-    console.print(f'\n"{_SENTENCE}" as tokens and ids:')
-    console.print("  " + "  ".join(f"{word} {number}" for word, number in zip(tokenizer.tokens(ids), ids, strict=True)))
-    console.print(
-        f"  the vocabulary has {tokenizer.get_vocab_size()} entries; the corpus {corpora.train.documents:,} stories, "
-        f"{corpora.train.tokens:,} tokens"
+        f"StoryWorld tells stories by a grammar whose chances are known exactly. One of {train.documents:,}:\n"
+        f"  {story.text}\n"
     )
 
 
-def _show_vectors(session: Session, console: Console) -> None:
-    tokenizer, model = session.tokenizer, session.model
-    ids = tokenizer.encode(_SENTENCE)
-    tokens = torch.tensor(ids, device=model.embeddings.weight.device)
-    console.print()
-    console.rule("2. Tokens to vectors", style="dim")
-    table = model.embeddings.weight
-    console.print(f"The table has the shape (vocab_size, n_embd) = {tuple(table.shape)}; its rows are random still:")
-    with torch.no_grad():
-        for word, number in zip(tokenizer.tokens(ids), ids, strict=True):
-            values = " ".join(f"{value:7.4f}" for value in table[number, :_SHOWN_VALUES].tolist())
-            console.print(f"  row {number:>3}  {word:8} [{values}  ...]", markup=False)
-        one, many = model.embed(tokens), model.embed(tokens.unsqueeze(0))
-    scale = model.embeddings.scale
-    console.print(
-        f"A lookup takes rows{'' if scale == 1 else f' (times {scale:g})'}: (seq_len,) {tuple(tokens.shape)} -> "
-        f"{tuple(one.shape)}; with its batch dimension (batch, seq_len) {tuple(tokens.unsqueeze(0).shape)} -> "
-        f"(batch, seq_len, n_embd) {tuple(many.shape)}"
-    )
-    reader = "the same table" if session.config.model.tie_embeddings else "another table"
-    console.print(f"That goes through the decoder blocks; {reader} reads the next token out of what they say.")
+def _walk(session: Session, run: Path) -> Walkthrough:
+    session.model.eval()
+    return walk_through(session.model, session.tokenizer, _SENTENCE, run=str(run), step=session.state.step)
 
 
 def _train(prepared: PreparedStories, session: Session, console: Console) -> Stopping:
     console.print()
-    console.rule("3. Training", style="dim")
+    console.rule("Training", style="dim")
     config, model = session.config, session.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console.print(
@@ -135,34 +128,58 @@ def _train(prepared: PreparedStories, session: Session, console: Console) -> Sto
     return stopping
 
 
-def _neighbours(model: LLaMaTransformer, prepared: PreparedStories) -> dict[str, list[str]]:
-    tokenizer: Tokenizer = prepared.tokenizer
-    found = {}
-    for word in _ASKED_ABOUT:
-        number = tokenizer.token_to_id(word)
-        assert number is not None
-        near = nearest(model.embeddings.weight.detach(), number, 5, exclude=tokenizer.special_ids)
-        found[word] = tokenizer.tokens([index for index, _ in near])
-    return found
+def _nearest(table: Vectors, word: str) -> list[str]:
+    return [neighbor.token for neighbor in table.most_similar(word, topn=5)]
 
 
-def _show_neighbours(before: dict[str, list[str]], after: dict[str, list[str]], console: Console) -> None:
+def _show_meaning(
+    tables: dict[str, Vectors],
+    neighbors: dict[str, dict[str, list[str]]],
+    lessons: Lessons,
+    meaning: Meaning,
+    console: Console,
+) -> None:
     console.print()
-    console.rule("4. What the table has learnt: nearest rows by cosine", style="dim")
-    for word in before:
-        console.print(f"  {word:6} before: {', '.join(before[word]):52} after: {', '.join(after[word])}")
+    console.rule("What the table has learnt", style="dim")
+    console.print("Nearest rows by cosine:")
+    for word, found in neighbors.items():
+        console.print(f"  {word:6} before: {', '.join(found['before']):52} after: {', '.join(found['after'])}")
+    console.print()
+    print_meaning(meaning, console)
+    pairs = zip(*lessons.analogies["gender"], strict=True)
+    sides = [torch.stack([tables["after"].unit_vector(word) for word in words]) for words in pairs]
+    gender = direction_of_pairs(*sides)
+    console.print(
+        f"\nThe direction from men to women holds for {gender.accuracy:.0%} of pairs that it wasn't made from "
+        f"({gender.control:.0%} with sides mixed up). Furthest along it:"
+    )
+    for end, sign in (("men", -1), ("women", 1)):
+        along = tables["after"].nearest(sign * gender.vector, 10)
+        console.print(f"  {end:6} " + "  ".join(neighbor.token for neighbor in along))
+
+
+def _draw(tables: dict[str, Vectors], prepared: PreparedStories, console: Console) -> None:
+    groups = story_groups(prepared.world)
+    points = [torch.stack([table.vector(word) for word in groups]) for table in tables.values()]
+    files = [prepared.run.path / f"embeddings.{kind}" for kind in ("png", "svg")]
+    plot_map(points[0], points[1], groups, *files)
+    console.print(f"\nRows before and after in two dimensions: {files[0]} and .svg\n")
 
 
 def _show_stories(session: Session, console: Console) -> None:
     console.print()
-    console.rule("5. Stories that it tells", style="dim")
+    console.rule("Stories that it tells", style="dim")
     sampling = Sampling(temperature=0.9, top_p=0.95)
     for made in generate(session.model, session.tokenizer, "once", max_new_tokens=60, sampling=sampling, samples=3):
         console.print(f"  once{made.text}", markup=False)
 
 
 def _report(
-    prepared: PreparedStories, seconds: float, total: float, before: dict[str, list[str]], after: dict[str, list[str]]
+    prepared: PreparedStories,
+    seconds: float,
+    total: float,
+    neighbors: dict[str, dict[str, list[str]]],
+    meaning: Meaning,
 ) -> dict[str, object]:
     summary = summarize(prepared.run)
     loss = prepared.run.checkpoint("latest").val_loss
@@ -174,8 +191,14 @@ def _report(
         "total_seconds": total,
         "parameters": summary.parameters,
         "tokens": summary.tokens,
-        "neighbours": {word: {"before": before[word], "after": after[word]} for word in before},
+        "neighbors": neighbors,
+        "analogies": {name: _figures(row) for name, row in meaning.analogies.items()},
+        "probes": {name: _figures(row) for name, row in meaning.probes.items()},
     }
+
+
+def _figures(row: AnalogyReport | ProbeReport) -> dict[str, object]:
+    return {name: value for name, value in asdict(row).items() if name != "spaces"}
 
 
 def _say_what_next(run: Path, report: dict[str, object], console: Console) -> None:
@@ -187,7 +210,9 @@ def _say_what_next(run: Path, report: dict[str, object], console: Console) -> No
     console.print("What to type next:", markup=False)
     for command in (
         f'llamita generate {run} "once there was a queen"',
-        f"llamita info {run}",
+        f'llamita walkthrough "the queen rules" --run {run} --html walk.html',
+        f"llamita embeddings analogy {run} man woman king",
+        f"llamita probe {run}              # layer by layer, too",
         "llamita train book.txt          # your own text",
     ):
         console.print(f"  {command}", markup=False)

@@ -121,10 +121,12 @@ class Run:
             if str(item.step) == which:
                 return item
         steps = ", ".join(str(item.step) for item in found)
-        raise UserError(f"--checkpoint {which}: not in {self.path}; there are best, latest, {steps}")
+        raise UserError(f"--checkpoint {which}: not in {self.path}; there are best, latest, initial, {steps}")
 
     def model(self, which: str = "best", device: str = "cpu") -> LLaMaTransformer:
-        """The model of a checkpoint, in evaluation mode."""
+        """The model of a checkpoint, in evaluation mode; "initial" is the model before its first step."""
+        if which == "initial":
+            return initial_model(self.config()).to(device).eval()
         model = load_model(self.checkpoint(which), self.config().model)
         return model.to(device).eval()
 
@@ -146,6 +148,13 @@ class Run:
         """Drop lines of steps that a resumed run is going to take again."""
         kept = [row for row in self.metrics() if row["step"] <= step]
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def initial_model(config: RunConfig) -> LLaMaTransformer:
+    """A run's model with the weights that its seed gives it; other random numbers of the process go on as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        return LLaMaTransformer(config.model)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,13 +26,27 @@ def test_the_demo_shows_the_road_and_repeats_its_figures(tmp_path: Path, capsys:
     folder = tmp_path / "demo"
     code, printed, _ = run_cli(capsys, "demo", "--run", str(folder), *SHORT, "--seed", "3")
     assert code == 0
-    parts = ("the king loves his dog", "(6,)", "(1, 6, 96)", "above the floor", "before:", "once there was", "next")
-    for part in parts:
-        assert part in printed
+    # The order of the source page, then what came of it.
+    parts = (
+        *("once there was", "Step 1. Tokenization", "Step 2. Embedding matrix", "(576, 96)", "Step 3. Lookup"),
+        *("Step 4. Output tensor", "(6, 96)", "(1, 6, 96)", "above the floor", "before:", "Analogies", "PPMI+SVD"),
+        *("Linear probes", "direction from men to women", "Step 5. What each value is", "Step 6.", "next"),
+    )
+    places = [printed.index(part) for part in parts]
+    assert places == sorted(places)
     first = json.loads((folder / "report.json").read_text())
     assert first["gap"] == first["val_loss"] - first["floor"] > 0
     assert 1.1 < first["floor"] < 1.6
-    assert (folder / "loss.png").stat().st_size > 10_000
+    for picture in ("loss.png", "embeddings.png", "embeddings.svg"):
+        assert (folder / picture).stat().st_size > 10_000
+    assert set(first["analogies"]) == set(StoryWorld().analogies())
+    for row in first["analogies"].values():
+        assert {"before", "after", "control", "ppmi"} <= set(row) and row["before"] <= 0.05
+    assert first["analogies"]["gender"]["ppmi"] > 0.9
+    assert set(first["probes"]) == {"animacy", "gender", "plural"}
+    for row in first["probes"].values():
+        assert {"before", "after", "control"} <= set(row)
+        assert abs(row["before"] - 0.5) < 0.2 and abs(row["control"] - 0.5) < 0.1
     losses = [row["val_loss"] for row in Run.open(folder).metrics() if "val_loss" in row]
     assert losses[-1] == first["val_loss"] < losses[0] - 1
 
@@ -55,3 +69,17 @@ def test_the_demo_leaves_other_runs_alone(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(ValueError, match="isn't the demo's"):
         run_cli(capsys, "demo", "--run", str(tmp_path / "mine"), *SHORT)
     assert (tmp_path / "mine" / "config.toml").read_text() == before
+
+
+@pytest.mark.slow
+def test_the_demo_learns_what_its_world_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed, _ = run_cli(capsys, "demo", "--run", str(tmp_path / "demo"), "--json")
+    assert code == 0
+    report = json.loads(printed)
+    assert report["gap"] < 0.05
+    gender = report["analogies"]["gender"]
+    assert gender["before"] <= 0.05 and gender["after"] >= 0.85 and gender["after"] - gender["control"] >= 0.5
+    for probe in report["probes"].values():
+        assert probe["after"] >= 0.95 and abs(probe["control"] - 0.5) <= 0.1
+    countable = [row for row in report["analogies"].values() if row["ppmi"] >= 0.5]
+    assert sum(row["after"] for row in countable) >= 0.75 * sum(row["ppmi"] for row in countable)

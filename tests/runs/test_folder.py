@@ -11,6 +11,7 @@ import torch
 from llamita import layers
 from llamita.errors import UsageError, UserError
 from llamita.runs.folder import Run, write_text
+from llamita.training.session import Session
 
 
 def test_a_run_folder_holds_its_parts_and_nothing_else(tiny_run: Run) -> None:
@@ -91,8 +92,20 @@ def test_a_checkpoint_is_chosen_by_its_loss_its_age_or_its_step(tiny_run: Run) -
     assert tiny_run.checkpoint("best").val_loss == min(loss for loss in losses if loss is not None)
     assert tiny_run.checkpoint("latest").step == 8
     assert tiny_run.checkpoint("4").step == 4
-    with pytest.raises(UserError, match="--checkpoint 5: .*best, latest, 4, 8"):
+    with pytest.raises(UserError, match="--checkpoint 5: .*best, latest, initial, 4, 8"):
         tiny_run.checkpoint("5")
+
+
+def test_the_initial_model_is_the_one_that_training_began_with(copied_run: Run) -> None:
+    state = torch.get_rng_state()
+    initial = copied_run.model("initial")
+    assert torch.equal(torch.get_rng_state(), state) and not initial.training
+    trained = copied_run.model("latest")
+    shutil.rmtree(copied_run.checkpoint_folder)
+    begun = Session(copied_run).model
+    for name, weight in begun.named_parameters():
+        assert torch.equal(initial.get_parameter(name), weight)
+    assert not torch.equal(trained.embeddings.weight, initial.embeddings.weight)
 
 
 def test_a_run_without_a_checkpoint_says_how_to_start_it(copied_run: Run) -> None:
