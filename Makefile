@@ -1,11 +1,12 @@
 # setup: .venv with everything | demo: the main job on the built-in corpus | test: all checks | bench: benchmarks
+# docs: the outputs and pictures that pages show, anew
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -31,6 +32,12 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/all.py
+
+docs: setup
+	test -f runs/demo/report.json || $(BIN)/llamita demo
+	$(BIN)/python docs/refresh.py docs/embeddings.md
+	cp runs/demo/embeddings.png docs/embeddings-map.png
+	cp runs/demo/loss.png docs/demo-loss.png
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -10,6 +10,7 @@ COMMANDS = (
     ("train_step_cpu.py", "--shape", "7m"),
     ("train_step_cpu.py", "--shape", "30m", "--rounds", "3"),
     ("demo.py", "--seeds", "1"),
+    ("neighbors.py",),
 )
 
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from llamita.config import ModelConfig as ModelConfig
     from llamita.config import RunConfig as RunConfig
     from llamita.generation.engine import generate as generate
+    from llamita.insight.vectors import Vectors as Vectors
     from llamita.model.transformer import LLaMaTransformer as LLaMaTransformer
     from llamita.runs.folder import Run as Run
     from llamita.text.tokenizer import Tokenizer as Tokenizer
@@ -20,6 +21,7 @@ _HOME = {
     "Run": "llamita.runs.folder",
     "RunConfig": "llamita.config",
     "Tokenizer": "llamita.text.tokenizer",
+    "Vectors": "llamita.insight.vectors",
     "generate": "llamita.generation.engine",
     "train": "llamita.training.library",
 }

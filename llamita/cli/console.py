@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -43,12 +44,17 @@ def escaped(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def padded(text: str, width: int, left: bool = True) -> str:
+    """Text filled up to a width in columns of a terminal, where some characters take two."""
+    room = " " * (width - cell_len(text))
+    return text + room if left else room + text
+
+
 def aligned(rows: list[list[str]], left: Collection[int] = (0,)) -> list[str]:
     """Rows of cells as lines with columns under each other, flush right but for the ones named."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = ["<" if number in left else ">" for number in range(len(widths))]
-    made = (zip(row, sides, widths, strict=True) for row in rows)
-    return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip() for cells in made]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    filled = ([padded(cell, widths[at], at in left) for at, cell in enumerate(row)] for row in rows)
+    return ["  ".join(cells).rstrip() for cells in filled]
 
 
 def duration(seconds: float) -> str:

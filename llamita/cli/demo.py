@@ -21,22 +21,16 @@ from llamita.generation.sampling import Sampling
 from llamita.insight.directions import direction_of_pairs
 from llamita.insight.vectors import Vectors
 from llamita.insight.walkthrough import Walkthrough, walk_through
-from llamita.observatory.meaning import (
-    AnalogyReport,
-    Lessons,
-    Meaning,
-    ProbeReport,
-    measure,
-    story_groups,
-    story_lessons,
-)
+from llamita.observatory.lessons import Lessons, story_groups, story_lessons
+from llamita.observatory.meaning import AnalogyReport, Meaning, ProbeReport, measure
 from llamita.observatory.plots import plot_losses, plot_map
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run, write_text
 from llamita.training.session import Evaluated, Session
-from llamita.training.stories import PreparedStories, prepare_stories, story_config
+from llamita.training.stories import STORY_SOURCE, PreparedStories, prepare_stories, story_config
 
 _SENTENCE = "the king loves his dog ."
+_ODD = ("king", "duke", "lamp", "monk")
 _ASKED_ABOUT = ("king", "queen", "puppy", "crown", "rules")
 
 
@@ -89,7 +83,7 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
 
 def _clear(folder: Path) -> None:
     if (folder / "config.toml").exists():
-        if Run.open(folder).config().data.sources != ("storyworld",):
+        if Run.open(folder).config().data.sources != (STORY_SOURCE,):
             raise UsageError(f"{folder} holds a run that isn't the demo's; choose another --run")
         shutil.rmtree(folder)
 
@@ -144,18 +138,30 @@ def _show_meaning(
     console.print("Nearest rows by cosine:")
     for word, found in neighbors.items():
         console.print(f"  {word:6} before: {', '.join(found['before']):52} after: {', '.join(found['after'])}")
-    console.print()
+    console.print("\nman is to woman as king is to ...")
+    for name, table in tables.items():
+        answers = {
+            "3CosAdd": table.analogy("man", "woman", "king", 3),
+            "3CosMul": table.analogy("man", "woman", "king", 3, "3CosMul"),
+            "control, nearest to king": table.most_similar("king", topn=3),
+        }
+        told = "; ".join(f"{kind}: {', '.join(one.token for one in found)}" for kind, found in answers.items())
+        console.print(f"  {name:6} {told}")
+    console.print("Which doesn't match: " + ", ".join(_ODD))
+    console.print("  " + ", ".join(f"{name}: {table.doesnt_match(_ODD)}" for name, table in tables.items()) + "\n")
     print_meaning(meaning, console)
-    pairs = zip(*lessons.analogies["gender"], strict=True)
-    sides = [torch.stack([tables["after"].unit_vector(word) for word in words]) for words in pairs]
-    gender = direction_of_pairs(*sides)
-    console.print(
-        f"\nThe direction from men to women holds for {gender.accuracy:.0%} of pairs that it wasn't made from "
-        f"({gender.control:.0%} with sides mixed up). Furthest along it:"
-    )
+    console.print("\nThe direction from men to women:")
+    pairs = [(words[0], words[1]) for words in lessons.analogies["gender"]]
+    for name, table in tables.items():
+        sides = [torch.stack([table.unit_vector(pair[end]) for pair in pairs]) for end in (0, 1)]
+        gender = direction_of_pairs(sides[0], sides[1], pairs)
+        console.print(
+            f"  {name:6} holds for {gender.accuracy:.0%} of pairs that it wasn't made from; of random choices of sides "
+            f"{gender.p_value:.1%} do as well"
+        )
     for end, sign in (("men", -1), ("women", 1)):
         along = tables["after"].nearest(sign * gender.vector, 10)
-        console.print(f"  {end:6} " + "  ".join(neighbor.token for neighbor in along))
+        console.print(f"  furthest towards {end}: " + "  ".join(neighbor.token for neighbor in along))
 
 
 def _draw(tables: dict[str, Vectors], prepared: PreparedStories, console: Console) -> None:

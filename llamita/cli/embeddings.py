@@ -1,27 +1,25 @@
 """`llamita embeddings ...`: questions put to the vectors of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llamita.cli.console import aligned, escaped, narrator, out, print_json
-from llamita.cli.space import Space
+from llamita.cli.console import aligned, escaped, narrator, out, padded, print_json
+from llamita.cli.space import Asked, Space
 from llamita.errors import UsageError
-from llamita.insight.directions import direction_of_lists, direction_of_pairs
+from llamita.insight.directions import Direction, direction_of_lists, direction_of_pairs
 from llamita.insight.vectors import Neighbor, Vectors
-from llamita.insight.words import Word, whole_words
+from llamita.insight.words import whole_words
 from llamita.observatory.export import export_vectors
 from llamita.observatory.plots import plot_map
-from llamita.observatory.spaces import check_layer, context_state
-from llamita.observatory.word_lists import read_pairs, read_words
-from llamita.runs.folder import Run
+from llamita.observatory.word_lists import read_pairs, read_two_lists
 
 _MAP_WORDS = 60
 _ALONG = 12
+_TOKEN_WIDTH = 24
 
 
 def neighbors(
@@ -34,7 +32,7 @@ def neighbors(
     run
         The run's folder.
     token
-        A word; "#123" is token 123. One that takes several tokens is asked for by the mean of their vectors.
+        A word; "#123" is token 123. The mean of its tokens' vectors stands for one that takes several.
     top
         How many.
     context
@@ -42,23 +40,28 @@ def neighbors(
     json
         Print one JSON object.
     """
-    if context is None:
-        vectors = space.open(run)
-        word = vectors.find(token)
-        found = vectors.most_similar(word, topn=top)
-    else:
-        space, vectors, word, found = _in_context(run, token, context, top, space)
+    asked = space.ask(run, [token], context)
+    found = asked.vectors.most_similar(asked.words[0], topn=top)
     if json:
-        rows = [asdict(neighbor) for neighbor in found]
-        print_json({**_told(word), "space": space.name, "context": context, "neighbors": rows})
+        print_json(asked.told(neighbors=_rows(found)))
         return
-    _say_parts([word])
-    out.print(f"nearest to {escaped(token)} in the {space.name}, by cosine:")
-    for neighbor in found:
-        out.print(f"  {neighbor.similarity:7.4f}  {escaped(neighbor.token):24} #{neighbor.id}")
+    asked.say()
+    out.print(f"nearest to {escaped(token)} in {asked.space.name}, by cosine:")
+    for one in found:
+        out.print(f"  {one.similarity:7.4f}  {padded(escaped(one.token), _TOKEN_WIDTH)} #{one.id}")
 
 
-def analogy(run: Path, a: str, b: str, c: str, *, top: int = 5, space: Space = Space(), json: bool = False) -> None:
+def analogy(
+    run: Path,
+    a: str,
+    b: str,
+    c: str,
+    *,
+    top: int = 5,
+    context: str | None = None,
+    space: Space = Space(),
+    json: bool = False,
+) -> None:
     """What is to C as B is to A, by 3CosAdd and 3CosMul, and what lies next to C anyway.
 
     Parameters
@@ -73,22 +76,22 @@ def analogy(run: Path, a: str, b: str, c: str, *, top: int = 5, space: Space = S
         king
     top
         How many answers of each kind.
+    context
+        Ask for the words' states in this text, after --layer (the last one unless given).
     json
         Print one JSON object.
     """
-    vectors = space.open(run)
-    first, second, third = words = [vectors.find(word) for word in (a, b, c)]
-    added = vectors.analogy(first, second, third, top)
-    multiplied = vectors.analogy(first, second, third, top, "3CosMul")
-    asked = [word.ids[0] for word in words if not word.several]
-    control = vectors.nearest(vectors.vector(third), top, exclude=asked)
+    asked = space.ask(run, [a, b, c], context)
+    first, second, third = asked.words
+    added = asked.vectors.analogy(first, second, third, top)
+    multiplied = asked.vectors.analogy(first, second, third, top, "3CosMul")
+    own = [word.ids[0] for word in asked.words if not word.several]
+    control = asked.vectors.nearest(asked.vectors.vector(third), top, exclude=own)
     if json:
-        kinds = {"add": added, "mul": multiplied, "control": control}
-        answers = {kind: [asdict(neighbor) for neighbor in found] for kind, found in kinds.items()}
-        print_json({"a": a, "b": b, "c": c, "space": space.name, **answers})
+        print_json(asked.told(add=_rows(added), mul=_rows(multiplied), control=_rows(control)))
         return
-    _say_parts(words)
-    out.print(f"{escaped(a)} is to {escaped(b)} as {escaped(c)} is to ... ({space.name})")
+    asked.say()
+    out.print(f"{escaped(a)} is to {escaped(b)} as {escaped(c)} is to ... ({asked.space.name})")
     rows = [["3CosAdd", "", "3CosMul", "", f"control: nearest to {escaped(c)}", ""]]
     for row in zip(added, multiplied, control, strict=True):
         rows.append([cell for found in row for cell in (escaped(found.token), f"{found.similarity:.4f}")])
@@ -98,7 +101,9 @@ def analogy(run: Path, a: str, b: str, c: str, *, top: int = 5, space: Space = S
         out.print(f"the nearest neighbor of {escaped(c)} is the same: this answer says nothing of the relation")
 
 
-def similarity(run: Path, a: str, b: str, *, space: Space = Space(), json: bool = False) -> None:
+def similarity(
+    run: Path, a: str, b: str, *, context: str | None = None, space: Space = Space(), json: bool = False
+) -> None:
     """The cosine of two words' vectors, and where it stands among all.
 
     Parameters
@@ -109,22 +114,25 @@ def similarity(run: Path, a: str, b: str, *, space: Space = Space(), json: bool 
         A word.
     b
         Another.
+    context
+        Ask for the words' states in this text, after --layer (the last one unless given).
     json
         Print one JSON object.
     """
-    vectors = space.open(run)
-    words = [vectors.find(word) for word in (a, b)]
-    cosine = vectors.similarity(*words)
-    share = float((vectors.unit @ vectors.unit_vector(words[0]) < cosine).float().mean())
+    asked = space.ask(run, [a, b], context)
+    first, second = asked.words
+    cosine = asked.vectors.similarity(first, second)
+    # The word's own cosine, computed in another order, may differ in the last digit.
+    share = float((asked.vectors.unit @ asked.vectors.unit_vector(first) < cosine - 1e-6).float().mean())
     if json:
-        print_json({"a": a, "b": b, "space": space.name, "similarity": cosine, "nearer_than": share})
+        print_json(asked.told(similarity=cosine, nearer_than=share))
         return
-    _say_parts(words)
-    out.print(f"{cosine:.4f}  cosine of {escaped(a)} and {escaped(b)} ({space.name})")
+    asked.say()
+    out.print(f"{cosine:.4f}  cosine of {escaped(a)} and {escaped(b)} ({asked.space.name})")
     out.print(f"{escaped(b)} is nearer to {escaped(a)} than {share:.1%} of the vocabulary")
 
 
-def odd_one_out(run: Path, *words: str, space: Space = Space(), json: bool = False) -> None:
+def odd_one_out(run: Path, *words: str, context: str | None = None, space: Space = Space(), json: bool = False) -> None:
     """The word that doesn't match the others: the furthest from the mean of all.
 
     Parameters
@@ -133,18 +141,19 @@ def odd_one_out(run: Path, *words: str, space: Space = Space(), json: bool = Fal
         The run's folder.
     words
         At least three.
+    context
+        Ask for the words' states in this text, after --layer (the last one unless given).
     json
         Print one JSON object.
     """
-    vectors = space.open(run)
-    found = [vectors.find(word) for word in words]
-    ranked = vectors.match(found)
+    asked = space.ask(run, words, context)
+    ranked = asked.vectors.match(asked.words)
     if json:
         rows = [{"word": word, "similarity": cosine} for word, cosine in ranked]
-        print_json({"odd_one_out": ranked[0][0], "space": space.name, "words": rows})
+        print_json(asked.told(odd_one_out=ranked[0][0], ranked=rows))
         return
-    _say_parts(found)
-    out.print(f"{escaped(ranked[0][0])} doesn't match; cosine of each to the mean of all ({space.name}):")
+    asked.say()
+    out.print(f"{escaped(ranked[0][0])} doesn't match; cosine of each to the mean of all ({asked.space.name}):")
     for word, cosine in ranked:
         out.print(f"  {cosine:7.4f}  {escaped(word)}")
 
@@ -171,32 +180,38 @@ def direction(
     pairs_file
         A file with more pairs, two words a line.
     lists
-        Two files of words instead, one a line; the direction goes from the first list to the second.
+        Two files of words instead, one a line (and its lemma); the direction goes from the first to the second.
     top
         How many tokens to show on either side.
     json
         Print one JSON object.
     """
-    asked = [_pair(text) for text in pairs] + (read_pairs(pairs_file) if pairs_file else [])
-    if bool(asked) == (lists is not None):
-        raise UsageError("give pairs such as man:woman king:queen uncle:aunt, or --lists A B")
-    vectors = space.open(run)
-    first, second = zip(*asked, strict=True) if lists is None else (read_words(path) for path in lists)
-    measure = direction_of_pairs if lists is None else direction_of_lists
-    found = measure(*_unit_vectors(vectors, first, second))
-    untrained = measure(*_unit_vectors(replace(space, checkpoint="initial").open(run), first, second))
-    ends = {"first": vectors.nearest(-found.vector, top), "second": vectors.nearest(found.vector, top)}
+    known = [_pair(text) for text in pairs] + (read_pairs(pairs_file) if pairs_file else [])
+    if bool(known) == (lists is not None):
+        raise UsageError("give pairs such as man:woman king:queen uncle:aunt, or --pairs-file FILE, or --lists A B")
+    lemmas = [] if lists is None else list(read_two_lists(*lists))
+    sides = [list(side) for side in lemmas] if lemmas else [[pair[end] for pair in known] for end in (0, 1)]
+    asked = space.ask(run, list(dict.fromkeys(sides[0] + sides[1])))
+
+    def measure(vectors: Vectors) -> Direction:
+        first, second = (_unit_vectors(vectors, side) for side in sides)
+        if lemmas:
+            return direction_of_lists(first, second, [lemma for side in lemmas for lemma in side.values()])
+        return direction_of_pairs(first, second, known)
+
+    found, untrained = measure(asked.vectors), measure(replace(space, checkpoint="initial").open(run))
+    ends = {"first": asked.vectors.nearest(-found.vector, top), "second": asked.vectors.nearest(found.vector, top)}
     if json:
-        figures = {name: getattr(found, name) for name in ("words", "accuracy", "control", "agreement")}
-        figures["before"] = untrained.accuracy
-        along = {end: [asdict(neighbor) for neighbor in tokens] for end, tokens in ends.items()}
-        print_json({"space": space.name, **figures, "vector": found.vector.tolist(), "along": along})
+        figures = {name: getattr(found, name) for name in ("accuracy", "p_value", "agreement")}
+        along = {end: _rows(tokens) for end, tokens in ends.items()}
+        print_json(asked.told(**figures, before=untrained.accuracy, vector=found.vector.tolist(), along=along))
         return
-    out.print(f"direction from {found.words} words ({space.name})")
+    asked.say()
+    out.print(f"direction from {found.words} words ({asked.space.name})")
     out.print(
-        f"  {found.accuracy:.3f}  of held-out words on their right side; {found.control:.3f} with sides mixed up, "
-        f"{untrained.accuracy:.3f} before training"
+        f"  {found.accuracy:.3f}  of held-out words on their right side; {untrained.accuracy:.3f} before training"
     )
+    out.print(f"  {found.p_value:.3f}  of random choices of sides for these words do as well (p-value)")
     out.print(f"  {found.agreement:.3f}  cosine between the directions of two halves of the words")
     for end, label in (("first", "towards the first"), ("second", "towards the second")):
         out.print(f"  {label}: " + "  ".join(f"{escaped(one.token)} {abs(one.similarity):.2f}" for one in ends[end]))
@@ -217,10 +232,10 @@ def export(run: Path, file: Path, *, space: Space = Space(), json: bool = False)
     vectors = space.open(run)
     number = export_vectors(vectors, file)
     if json:
-        print_json({"file": str(file), "tokens": number, "n_embd": vectors.rows.shape[1], "space": space.name})
+        print_json({"file": str(file), "tokens": number, "n_embd": vectors.n_embd, "space": space.name})
         return
     binary = ", binary=True" if file.suffix == ".bin" else ""
-    out.print(f"{file}: {number} vectors of the {space.name}; in Python:")
+    out.print(f"{file}: {number} vectors of {space.name}; in Python:")
     out.print(f'  from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format("{file}"{binary})')
 
 
@@ -241,14 +256,18 @@ def draw_map(
         Print one JSON object.
     """
     after = space.open(run)
+    chosen = list(dict.fromkeys(words)) or _first_words(after)
+    if not chosen:
+        raise UsageError("this vocabulary has no whole words to draw; name some")
+    asked = Asked(space, after, [after.find(word) for word in chosen])
     before = replace(space, checkpoint="initial").open(run)
-    chosen = list(words) or _first_words(after)
-    found = [after.find(word) for word in chosen]
-    points = [torch.stack([vectors.vector(word) for word in found]) for vectors in (before, after)]
+    points = [torch.stack([vectors.vector(word) for word in asked.words]) for vectors in (before, after)]
     plot_map(points[0], points[1], {word: "words" for word in chosen}, file)
-    narrator(json).print(f"{len(chosen)} words drawn in {file}")
     if json:
-        print_json({"file": str(file), "words": chosen})
+        print_json(asked.told(file=str(file)))
+        return
+    asked.say()
+    narrator(json).print(f"{len(chosen)} words drawn in {file}")
 
 
 def _first_words(vectors: Vectors) -> list[str]:
@@ -259,24 +278,8 @@ def _first_words(vectors: Vectors) -> list[str]:
     return list(dict.fromkeys(name for name in names if len(name) > 2 and name.isalpha()))[:_MAP_WORDS]
 
 
-def _in_context(
-    run: Path, token: str, context: str, top: int, space: Space
-) -> tuple[Space, Vectors, Word, list[Neighbor]]:
-    if space.table != "input":
-        raise UsageError("--context asks for a layer's state: give --layer instead of --table")
-    opened = Run.open(run)
-    model = opened.model(space.checkpoint)
-    layer = model.config.n_layers if space.layer is None else space.layer
-    check_layer(model, layer)
-    word, state = context_state(model, opened.tokenizer(), token, context, layer)
-    space = replace(space, layer=layer)
-    vectors = space.open(run)
-    exclude = () if word.several else word.ids
-    return space, vectors, word, vectors.nearest(vectors.centered(state), top, exclude=exclude)
-
-
-def _unit_vectors(vectors: Vectors, *sides: Iterable[str]) -> list[Tensor]:
-    return [torch.stack([vectors.unit_vector(word) for word in words]) for words in sides]
+def _unit_vectors(vectors: Vectors, words: Sequence[str]) -> Tensor:
+    return torch.stack([vectors.unit_vector(word) for word in words])
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -286,11 +289,5 @@ def _pair(text: str) -> tuple[str, str]:
     return first, second
 
 
-def _told(word: Word) -> dict[str, Any]:
-    return {"token": word.text, "ids": list(word.ids), "tokens": list(word.tokens)}
-
-
-def _say_parts(words: Sequence[Word]) -> None:
-    for word in words:
-        if word.several:
-            out.print(f"{escaped(str(word))}: their mean stands for it")
+def _rows(found: Sequence[Neighbor]) -> list[dict[str, object]]:
+    return [asdict(neighbor) for neighbor in found]

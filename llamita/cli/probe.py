@@ -8,20 +8,17 @@ from rich.console import Console
 
 from llamita.cli.console import aligned, escaped, out, print_json
 from llamita.errors import UsageError, UserError
-from llamita.observatory.meaning import (
-    AnalogyReport,
-    Lessons,
-    Meaning,
-    ProbeReport,
-    Property,
-    measure_run,
-    story_lessons,
-)
+from llamita.observatory.lessons import Lessons, Property, story_lessons
+from llamita.observatory.meaning import AnalogyReport, Meaning, ProbeReport, measure_run
 from llamita.observatory.spaces import training_text
-from llamita.observatory.word_lists import read_analogies, read_words
+from llamita.observatory.word_lists import read_analogies, read_two_lists
 from llamita.runs.folder import Run
 from llamita.text.shards import Corpus
 from llamita.text.storyworld import StoryWorld
+from llamita.training.stories import STORY_SOURCE
+
+_ANALOGY_COLUMNS = ("before", "after", "mul", "control", "ppmi")
+_PROBE_COLUMNS = ("majority", "before", "after", "control", "one_dimension", "ppmi")
 
 
 def probe(
@@ -68,11 +65,16 @@ def print_meaning(meaning: Meaning, console: Console) -> None:
     if meaning.analogies:
         console.print(f"Analogies, a is to b as c is to d: the share answered right among {meaning.answers:,} words.")
         console.print("control: the word nearest to c, whatever the relation. PPMI+SVD: counting the same text.")
-        _print_table(meaning.analogies, "questions", ("before", "after", "mul", "control", "ppmi"), console)
+        _print_table(meaning.analogies, "questions", _ANALOGY_COLUMNS, console)
     if meaning.probes:
+        for name, row in meaning.probes.items():
+            if row.several:
+                parts = f"{row.several} of {row.words} words take several tokens; their mean stands for them"
+                console.print(f"{escaped(name)}: {parts}")
         console.print("\nLinear probes: balanced accuracy on words whose lemma they never saw; 0.5 is chance.")
-        console.print("control: labels shuffled. one dim: the best single coordinate instead of a combination of all.")
-        _print_table(meaning.probes, "words", ("before", "after", "control", "one_dimension", "ppmi"), console)
+        console.print("majority: the larger class's share of the words. control: labels shuffled. one dim: the best")
+        console.print("single coordinate instead of a combination of all.")
+        _print_table(meaning.probes, "words", _PROBE_COLUMNS, console)
 
 
 def _print_table(
@@ -90,14 +92,12 @@ def _print_table(
 
 def _lessons(run: Run, analogies: Path | None, lists: tuple[Path, Path] | None) -> Lessons:
     if analogies is None and lists is None:
-        if run.config().data.sources != ("storyworld",):
+        if run.config().data.sources != (STORY_SOURCE,):
             raise UsageError(f"{run.path} learnt from your own text: bring words by --analogies FILE or --lists A B")
         return story_lessons(StoryWorld(seed=0))
     properties = {}
     if lists is not None:
-        sides = [read_words(path) for path in lists]
-        if both := sides[0].keys() & sides[1].keys():
-            raise UserError(f"{sorted(both)[0]!r} is in both lists; keep it in one")
+        sides = read_two_lists(*lists)
         words = [(word, lemma, side) for side, found in enumerate(sides) for word, lemma in found.items()]
         texts, lemmas, labels = zip(*words, strict=True)
         properties[f"{lists[0].stem} / {lists[1].stem}"] = Property(texts, tuple(map(bool, labels)), lemmas)

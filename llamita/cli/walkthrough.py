@@ -9,8 +9,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from llamita.cli.console import escaped, narrator, print_json
+from llamita.cli.console import escaped, narrator, padded, print_json
 from llamita.errors import UsageError, UserError
+from llamita.insight.dimensions import Coordinate
 from llamita.insight.stages import Stage
 from llamita.insight.walkthrough import Walkthrough, toy, walk_through
 from llamita.observatory.walkthrough_page import walkthrough_page
@@ -124,10 +125,6 @@ def _vectors(rows: Sequence[Sequence[float]]) -> list[str]:
     return [f"[{row}{rest}]" for row, rest in zip(aligned, more, strict=True)]
 
 
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - cell_len(text))
-
-
 def _say_what_it_is(walk: Walkthrough, console: Console) -> None:
     through = "a small model" if walk.run is None else escaped(walk.run)
     step = "" if not walk.step else f", step {walk.step}"
@@ -144,7 +141,7 @@ def _tokens(walk: Walkthrough, console: Console, colours: dict[int, str]) -> Non
     shown = walk.tokens[:_TOKEN_LINES]
     width = max((cell_len(_quoted(known.token)) for known in shown), default=0)
     for known in shown:
-        _say(console, f"  {_padded(_quoted(known.token), width)} -> {known.id}", colours.get(known.id, ""))
+        _say(console, f"  {padded(_quoted(known.token), width)} -> {known.id}", colours.get(known.id, ""))
     left_out = walk.seq_len - len(shown)
     if left_out:
         _say(console, f"  ... {left_out:,} more")
@@ -180,7 +177,7 @@ def _lookup(walk: Walkthrough, console: Console, colours: dict[int, str]) -> Non
     digits, times = len(str(walk.vocab_size)), f"times {walk.scale:g}: "
     shown = _vectors([*(found.row for found in walk.lookup), *(found.vector for found in walk.lookup)])
     for i, found in enumerate(walk.lookup):
-        start = f"  {_padded(_quoted(found.token), words)} -> {found.id:>{digits}} -> "
+        start = f"  {padded(_quoted(found.token), words)} -> {found.id:>{digits}} -> "
         _say(console, f"{start}{shown[i]}", colours[found.id])
         if scaled:
             _say(console, f"{times.rjust(cell_len(start))}{shown[len(walk.lookup) + i]}")
@@ -214,8 +211,10 @@ def _dimension(walk: Walkthrough, console: Console) -> None:
         own = ", ".join(f"{_quoted(found.token)} {found.row[study.dimension]:.4f}" for found in walk.lookup)
         _say(console, f"  this text: {own}")
     for end, coordinates in (("highest", study.highest), ("lowest", study.lowest)):
-        values = ", ".join(f"{_quoted(one.token)} {one.value:.4f}" for one in coordinates)
-        _say(console, f"  {_padded(end + ':', 10)} {values}")
+        _ends(console, end, coordinates)
+    _say(console, "Beside it, a direction drawn at random:")
+    for end, coordinates in (("highest", study.random_highest), ("lowest", study.random_lowest)):
+        _ends(console, end, coordinates)
     _explain(
         console,
         f"An axis isn't a concept. Are the {study.ends} tokens at an end alike in anything else? The mean cosine "
@@ -230,6 +229,11 @@ def _dimension(walk: Walkthrough, console: Console) -> None:
         _say(console, f"  {name:27} {coherence:7.4f}  {place}")
     _say(console, f"  {f'{study.measured} dimensions':35}  mean percentile {study.mean_percentile:.1f}, by chance 50")
     _explain(console, f"{study.verdict} (Measured on {study.rows:,} tokens.)")
+
+
+def _ends(console: Console, end: str, coordinates: Sequence[Coordinate]) -> None:
+    values = ", ".join(f"{_quoted(one.token)} {one.value:.4f}" for one in coordinates)
+    _say(console, f"  {padded(end + ':', 10)} {values}")
 
 
 def _blocks(walk: Walkthrough, console: Console) -> None:

@@ -1,6 +1,5 @@
 """Analogies with their controls: how often b - a + c finds d, and how often c alone would have."""
 
-import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +31,21 @@ class AnalogyScore:
 
 def analogy_questions(pairs: Sequence[tuple[int, int]]) -> list[Question]:
     """a is to b as c is to d for every two pairs; a sample (always the same one) where that is very many."""
-    made = [(a, b, c, d) for (a, b), (c, d) in itertools.permutations(dict.fromkeys(pairs), 2) if d not in (a, b, c)]
-    return made if len(made) <= _MOST_QUESTIONS else random.Random(0).sample(made, _MOST_QUESTIONS)
+    distinct = list(dict.fromkeys(pairs))
+    others = max(len(distinct) - 1, 0)
+    numbers: Sequence[int] = range(len(distinct) * others)
+    if len(numbers) > _MOST_QUESTIONS:
+        numbers = random.Random(0).sample(numbers, _MOST_QUESTIONS)
+    made = []
+    for number in numbers:
+        first, second = divmod(number, others)
+        made.append((*distinct[first], *distinct[second + (second >= first)]))
+    return answerable(made)
+
+
+def answerable(questions: Sequence[Question]) -> list[Question]:
+    """Questions whose answer isn't one of their own words, which are never given as answers."""
+    return [question for question in questions if question[3] not in question[:3]]
 
 
 def score_analogies(
@@ -44,8 +56,8 @@ def score_analogies(
 
 
 def _score(unit: Float[Tensor, "rows dim"], questions: Int[Tensor, "asked 4"]) -> AnalogyScore:
-    right = torch.zeros(3, dtype=torch.long)
-    for some in questions.split(_QUESTIONS_AT_A_TIME):
+    right = torch.zeros(3, dtype=torch.long, device=unit.device)
+    for some in questions.to(unit.device).split(_QUESTIONS_AT_A_TIME):
         a, b, c = (unit[some[:, i]] @ unit.T for i in range(3))
         mul = (1 + b) * (1 + c) / ((1 + a) / 2 + _EPSILON)
         for kind, scores in enumerate((b - a + c, mul, c)):

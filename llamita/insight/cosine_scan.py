@@ -47,10 +47,6 @@ class CosineScan:
         if bool(((exact - roughly[:64]).abs() > within[:64]).any()):
             self._coarse = None  # a kernel that sums otherwise than it is trusted to
 
-    def cosines(self, query: Float[Tensor, " dim"]) -> Float[Tensor, " rows"]:
-        """The cosine of every row to a unit vector."""
-        return self.unit @ query
-
     def top(
         self, query: Float[Tensor, " dim"], count: int, exclude: list[int]
     ) -> tuple[Int[Tensor, " count"], Float[Tensor, " count"]]:
@@ -58,7 +54,7 @@ class CosineScan:
         wanted = min(count, len(self.unit) - len(set(exclude)))
         candidates = self._candidates(query, wanted + len(exclude))
         if candidates is None:
-            cosines = self.cosines(query)
+            cosines = self.unit @ query
             cosines[exclude] = -torch.inf
         else:
             candidates = candidates[~torch.isin(candidates, torch.tensor(exclude, dtype=torch.long))]

@@ -1,5 +1,6 @@
 """What one dimension of a table of embeddings means, measured against directions drawn at random."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.insight.words import stands_for_text
 from llamita.text.tokenizer import Tokenizer
 
 _ENDS = 10  # tokens at each end of a direction
@@ -32,6 +34,7 @@ class Coordinate:
 class DimensionStudy:
     """What lies at the ends of a dimension, and whether that is more alike than at the ends of any direction.
 
+    `random_highest` and `random_lowest` are the ends of the first of the random directions, to look at beside.
     A coherence is the mean cosine between the `ends` rows at an end of a direction, averaged over both ends,
     with the direction's own component taken out of the rows: what is left tells whether they have anything
     else in common. A percentile is the share, in percent, of `directions` random directions of lower coherence;
@@ -42,6 +45,8 @@ class DimensionStudy:
     dimension: int
     highest: tuple[Coordinate, ...]
     lowest: tuple[Coordinate, ...]
+    random_highest: tuple[Coordinate, ...]
+    random_lowest: tuple[Coordinate, ...]
     coherence: float
     percentile: float
     random_mean: float
@@ -71,24 +76,29 @@ def study_dimension(
     rows = table[torch.tensor(ids, dtype=torch.long, device=table.device)].float()
     if dimension is None:
         dimension = _outstanding(rows, table[list(chosen)].float()) if ids and chosen else 0
-    order = rows[:, dimension].argsort(stable=True).tolist()
-
-    def coordinates(numbers: Sequence[int]) -> tuple[Coordinate, ...]:
-        values = rows[list(numbers), dimension].tolist()
-        names = tokenizer.tokens([ids[number] for number in numbers])
-        return tuple(Coordinate(ids[n], name, value) for n, name, value in zip(numbers, names, values, strict=True))
-
     ends = min(_ENDS, len(ids) // 2)
     random = _random_directions(n_embd).to(table.device)
+
+    def at_ends(values: Tensor) -> tuple[tuple[Coordinate, ...], tuple[Coordinate, ...]]:
+        order = values.argsort(stable=True).tolist()
+        highest, lowest = order[::-1][:ends], order[:ends]
+        names = dict(zip(highest + lowest, tokenizer.tokens([ids[row] for row in highest + lowest]), strict=True))
+        made = ([Coordinate(ids[row], names[row], float(values[row])) for row in side] for side in (highest, lowest))
+        return tuple(next(made)), tuple(next(made))
+
     measured = torch.linspace(0, n_embd - 1, min(_MEASURED, n_embd)).round().long()
     axes = F.one_hot(torch.cat((torch.tensor([dimension]), measured)), n_embd).to(rows)
     found, by_chance = coherence(rows, axes, ends), coherence(rows, random, ends)
     percentile, *percentiles = (_percentile(value, by_chance) for value in found.tolist())
     mean_percentile = sum(percentiles) / len(percentiles)
+    highest, lowest = at_ends(rows[:, dimension])
+    random_highest, random_lowest = at_ends(rows @ random[0])
     return DimensionStudy(
         dimension=dimension,
-        highest=coordinates(order[::-1][:ends]),
-        lowest=coordinates(order[:ends]),
+        highest=highest,
+        lowest=lowest,
+        random_highest=random_highest,
+        random_lowest=random_lowest,
         coherence=found[0].item(),
         percentile=percentile,
         random_mean=by_chance.mean().item(),
@@ -121,15 +131,9 @@ def coherence(
 
 
 def _ids_of_text(tokenizer: Tokenizer) -> list[int]:
-    """The lowest ids that text is made of: neither special, reserved or unknown, nor without a token."""
-    mute = tokenizer.special_ids | {tokenizer.unknown_id}
-    found: list[int] = []
-    for number in range(tokenizer.get_vocab_size()):
-        if number not in mute and tokenizer.id_to_token(number) is not None:
-            found.append(number)
-            if len(found) == _ROWS:
-                break
-    return found
+    """The lowest ids that text is made of."""
+    made = (number for number in range(tokenizer.get_vocab_size()) if stands_for_text(tokenizer, number))
+    return list(itertools.islice(made, _ROWS))
 
 
 def _outstanding(rows: Float[Tensor, "rows n_embd"], chosen: Float[Tensor, "chosen n_embd"]) -> int:
@@ -155,7 +159,7 @@ def _verdict(dimension: int, percentile: float, mean: float, measured: int) -> s
     if math.isnan(percentile):
         return "There are too few tokens to tell what a dimension means."
     # Percentiles of directions without meaning are uniform: their mean strays twice this from 50 by chance.
-    error = 100 / math.sqrt(12 * measured)
+    error = 100 * math.sqrt((1 / measured + 1 / _DIRECTIONS) / 12)
     axis, axes = ("more" if more else "no more" for more in (percentile >= _CHANCE, mean > 50 + 2 * error))
     return (
         f"By this measure dimension {dimension} means {axis} than a random direction, and the dimensions on the whole "

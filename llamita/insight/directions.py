@@ -9,88 +9,108 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from llamita.errors import UserError
-from llamita.insight.probes import lemma_folds
+from llamita.insight.probes import balanced_accuracy, lemma_folds, shuffle_by_lemma
 
-_CONTROLS = 50
+_RANDOM_SIDES = 1000
+_RANDOM_LABELS = 200
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
     """A unit vector from one side to the other, with the share of unseen words that it puts on their right sides.
 
-    `accuracy` is held out: of pairs, those whose second word lies further along a direction that other pairs
-    gave; of two lists, balanced over both. `control` is the same with the sides exchanged at random (0.5 is
-    chance). `agreement` is the cosine between the directions of two halves of the words.
+    `accuracy` is held out: of pairs, those whose second word lies further along a direction that pairs without
+    any of their words gave; of two lists, balanced over both, in folds by lemma. `p_value` is the share of random
+    choices of sides for the same words that come out at least as well (a permutation test): small numbers of
+    words often come out well by luck. `agreement` is the cosine between the directions of two halves.
     """
 
     vector: Float[Tensor, " dim"]
     accuracy: float
-    control: float
+    p_value: float
     agreement: float
     words: int
 
 
 def direction_of_pairs(
-    first: Float[Tensor, "pairs dim"], second: Float[Tensor, "pairs dim"], *, seed: int = 0
+    first: Float[Tensor, "pairs dim"], second: Float[Tensor, "pairs dim"], words: Sequence[tuple[str, str]]
 ) -> Direction:
-    """The mean difference of pairs of words; UserError for fewer than 3 pairs."""
-    if len(first) < 3:
-        raise UserError(f"{len(first)} pairs of words: a direction that can be tested needs at least 3")
-    differences = second - first
-    generator = torch.Generator().manual_seed(seed)
-    held_out = _pair_accuracy(differences)
-    controls = []
-    for _ in range(_CONTROLS):
-        signs = torch.randint(0, 2, (len(differences), 1), generator=generator).to(differences) * 2 - 1
-        controls.append(_pair_accuracy(differences * signs))
-    order = torch.randperm(len(differences), generator=generator)
-    halves = [differences[half].mean(0) for half in order.tensor_split(2)]
+    """The mean difference of pairs of words, each pair once; UserError for fewer than 3 that can be tested."""
+    kept = [number for number, pair in enumerate(words) if pair not in words[:number]]
+    pairs = [words[number] for number in kept]
+    differences = (second - first).float().cpu()[kept]
+    apart = torch.tensor([[not set(a) & set(b) for b in pairs] for a in pairs])
+    if len(pairs) < 3 or not apart.any(1).all():
+        raise UserError(
+            f"{len(pairs)} different pairs of words: to test a direction, give at least 3 of different words"
+        )
+    generator = torch.Generator().manual_seed(_SEED)
+    # Each pair's product with every pair that shares no word with it: all that sides at random need.
+    products = (differences @ differences.T) * apart
+    signs = torch.randint(0, 2, (_RANDOM_SIDES, len(pairs)), generator=generator) * 2.0 - 1
+    accuracies = _share_right(torch.cat([torch.ones(1, len(pairs)), signs]), products)
+    halves = [differences[half].mean(0) for half in torch.randperm(len(pairs), generator=generator).tensor_split(2)]
     return Direction(
-        vector=F.normalize(differences.mean(0), dim=0),
-        accuracy=held_out,
-        control=sum(controls) / len(controls),
+        vector=_unit(differences.mean(0)),
+        accuracy=float(accuracies[0]),
+        p_value=_p_value(accuracies),
         agreement=float(F.cosine_similarity(halves[0], halves[1], dim=0)),
-        words=2 * len(differences),
+        words=len({word for pair in pairs for word in pair}),
     )
 
 
 def direction_of_lists(
-    first: Float[Tensor, "words_a dim"], second: Float[Tensor, "words_b dim"], *, seed: int = 0
+    first: Float[Tensor, "words_a dim"],
+    second: Float[Tensor, "words_b dim"],
+    lemmas: Sequence[str],
 ) -> Direction:
-    """From the mean of one list to the mean of another; UserError for lists of fewer than 3 words."""
-    if min(len(first), len(second)) < 3:
-        raise UserError(f"lists of {len(first)} and {len(second)} words: each needs at least 3")
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.cat([first, second])
+    """From the mean of one list to the mean of another; `lemmas` are those of both lists, one after the other.
+
+    UserError for lists of fewer than 3 lemmas.
+    """
+    rows = torch.cat([first, second]).float().cpu()
     truth = torch.arange(len(rows)) >= len(first)
-    folds = lemma_folds([str(number) for number in range(len(rows))], seed)
-    shuffled = [truth[torch.randperm(len(rows), generator=generator)] for _ in range(_CONTROLS)]
-    controls = [_side_accuracy(rows, mixed, folds) for mixed in shuffled]
+    sides = [set(lemmas[: len(first)]), set(lemmas[len(first) :])]
+    if min(map(len, sides)) < 3:
+        raise UserError(f"lists of {len(sides[0])} and {len(sides[1])} lemmas: give at least 3 in each")
+    generator = torch.Generator().manual_seed(_SEED)
+    tried = [truth, *(shuffle_by_lemma(truth, lemmas, generator) for _ in range(_RANDOM_LABELS))]
+    accuracies = torch.tensor([_side_accuracy(rows, labels, lemmas) for labels in tried])
     orders = [torch.randperm(len(side), generator=generator) for side in (first, second)]
-    halves = [second[orders[1][part::2]].mean(0) - first[orders[0][part::2]].mean(0) for part in (0, 1)]
+    halves = [rows[len(first) :][orders[1][part::2]].mean(0) - rows[orders[0][part::2]].mean(0) for part in (0, 1)]
     return Direction(
-        vector=F.normalize(second.mean(0) - first.mean(0), dim=0),
-        accuracy=_side_accuracy(rows, truth, folds),
-        control=sum(controls) / len(controls),
+        vector=_unit(rows[truth].mean(0) - rows[~truth].mean(0)),
+        accuracy=float(accuracies[0]),
+        p_value=_p_value(accuracies),
         agreement=float(F.cosine_similarity(halves[0], halves[1], dim=0)),
         words=len(rows),
     )
 
 
-def _pair_accuracy(differences: Float[Tensor, "pairs dim"]) -> float:
-    """The share of pairs that lie along the mean of the others; a tie counts half."""
-    others = differences.sum(0) - differences
-    along = (others * differences).sum(1)
-    return float((along > 0).float().mean() + 0.5 * (along == 0).float().mean())
+def _unit(difference: Float[Tensor, " dim"]) -> Float[Tensor, " dim"]:
+    if not difference.any():
+        raise UserError("both sides have the same vectors: there is no direction from one to the other")
+    return F.normalize(difference, dim=0)
 
 
-def _side_accuracy(
-    rows: Float[Tensor, "words dim"], truth: Bool[Tensor, " words"], folds: Sequence[Bool[Tensor, " words"]]
-) -> float:
+def _p_value(accuracies: Float[Tensor, " tried"]) -> float:
+    """The share of tries, the first being the truth itself, that are at least as good as the truth."""
+    return float((accuracies >= accuracies[0] - 1e-6).float().mean())
+
+
+def _share_right(
+    signs: Float[Tensor, "tried pairs"], products: Float[Tensor, "pairs pairs"]
+) -> Float[Tensor, " tried"]:
+    """The share of pairs that lie along the sum of the others, with sides by sign; a tie counts half."""
+    along = signs * (signs @ products)
+    return (along > 0).float().mean(1) + 0.5 * (along == 0).float().mean(1)
+
+
+def _side_accuracy(rows: Float[Tensor, "words dim"], truth: Bool[Tensor, " words"], lemmas: Sequence[str]) -> float:
     """Balanced share of held-out words nearer, along the others' direction, to the mean of their own side."""
     guesses = torch.zeros_like(truth)
-    for test in folds:
+    for test in lemma_folds(truth, lemmas):
         low, high = rows[~test & ~truth].mean(0), rows[~test & truth].mean(0)
         guesses[test] = (rows[test] - (low + high) / 2) @ (high - low) > 0
-    shares = [(guesses == truth)[truth == side].float().mean() for side in (False, True)]
-    return float((shares[0] + shares[1]) / 2)
+    return float(balanced_accuracy(guesses.unsqueeze(1), truth.unsqueeze(1)))

@@ -1,6 +1,7 @@
 """Questions put to vectors, in gensim's vocabulary: which lie near, which doesn't match, a is to b as c is to what."""
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from llamita.errors import UserError
 from llamita.insight.cosine_scan import CosineScan
-from llamita.insight.words import Word, find_word
+from llamita.insight.words import Word, find_word, stands_for_text
 from llamita.text.tokenizer import Tokenizer
 
 AnalogyMethod = Literal["3CosAdd", "3CosMul"]
 
 # Keeps 3CosMul from dividing by zero; gensim's value.
 _EPSILON = 1e-6
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Neighbor:
 class Vectors:
     """One vector for each token of a vocabulary: a table of embeddings, or a layer's states of each token.
 
-    `answers` are the ids that can be found, by default all but special ones. `center` takes their mean from
+    `answers` are the ids that can be found, by default all that text is made of. `center` takes their mean from
     every vector. A word is asked for as people type it (`find_word`); the vector of one that takes several
     tokens is the mean of theirs, unless `whole_only`: states in context of a word's parts don't add up to it.
     """
@@ -53,19 +55,28 @@ class Vectors:
             )
         ids = range(size) if answers is None else answers
         self.tokenizer, self._whole_only = tokenizer, whole_only
-        self.ids = [number for number in ids if number not in tokenizer.special_ids]
+        self._states: dict[str, Tensor] = {}
+        self.ids = [number for number in ids if stands_for_text(tokenizer, number)]
         if not self.ids:
             raise UserError("no token has a vector here: give more text")
         self._place = {number: place for place, number in enumerate(self.ids)}
         self._matrix = matrix.detach().float()
-        self._mean = self._matrix[self.ids].mean(0) if center else None
-        self._scan = CosineScan(F.normalize(self.rows, dim=1))
+        rows = self._matrix[self.ids]
+        self._mean = rows.mean(0) if center else None
+        if self._mean is not None:
+            rows -= self._mean
+        # In place: a large table is in memory often enough.
+        self._scan = CosineScan(rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(_TINY)))
+
+    @property
+    def n_embd(self) -> int:
+        """Length of a vector."""
+        return self._matrix.shape[1]
 
     @property
     def rows(self) -> Float[Tensor, "answers n_embd"]:
-        """The vectors of `ids`."""
-        every = self.ids == list(range(len(self._matrix)))
-        rows = self._matrix if every else self._matrix[self.ids]
+        """The vectors of `ids`, copied."""
+        rows = self._matrix[self.ids]
         return rows if self._mean is None else rows - self._mean
 
     @property
@@ -77,9 +88,17 @@ class Vectors:
         """Get ready for many questions: a quarter more memory, several times less of it read for each."""
         self._scan.prepare()
 
+    def in_context(self, states: Mapping[str, Float[Tensor, " n_embd"]]) -> "Vectors":
+        """The same vectors, but for some words their states in a context, in this space."""
+        made = copy.copy(self)
+        made._states = dict(states)
+        return made
+
     def find(self, word: str | Word) -> Word:
         """The tokens of a word; UserError if the vocabulary lacks it, or nothing is known of one of its tokens."""
         found = find_word(self.tokenizer, word) if isinstance(word, str) else word
+        if found.text in self._states:
+            return found
         if found.several and self._whole_only:
             raise UserError(f"{found}: what a layer makes of it shows in a context only; give one")
         for number, token in zip(found.ids, found.tokens, strict=True):
@@ -89,21 +108,19 @@ class Vectors:
 
     def vector(self, word: str | Word) -> Float[Tensor, " n_embd"]:
         """The vector of a word, the mean of its tokens' where it takes several; centred if these vectors are."""
-        vector = self._matrix[list(self.find(word).ids)].mean(0)
+        found = self.find(word)
+        state = self._states.get(found.text)
+        vector = self._matrix[list(found.ids)].mean(0) if state is None else state.to(self._matrix)
         return vector if self._mean is None else vector - self._mean
 
     def unit_vector(self, word: str | Word) -> Float[Tensor, " n_embd"]:
         """The same at length 1."""
         return F.normalize(self.vector(word), dim=0)
 
-    def centered(self, vector: Float[Tensor, " n_embd"]) -> Float[Tensor, " n_embd"]:
-        """A vector from elsewhere in the same space, centred as these are."""
-        return vector.float() if self._mean is None else vector.float() - self._mean
-
     def nearest(self, vector: Float[Tensor, " n_embd"], topn: int = 10, exclude: Iterable[int] = ()) -> list[Neighbor]:
         """The tokens whose vectors have the highest cosine to this one, highest first."""
         places = sorted({self._place[number] for number in exclude if number in self._place})
-        found, cosines = self._scan.top(F.normalize(vector.float(), dim=0), _checked(topn), places)
+        found, cosines = self._scan.top(F.normalize(vector.to(self.unit), dim=0), _checked(topn), places)
         return self._neighbors(found.tolist(), cosines.tolist())
 
     def most_similar(
@@ -117,9 +134,8 @@ class Vectors:
         if not plus and not minus:
             raise UserError("no word to compare with: give at least one")
         words = [self.find(word) for word in (*plus, *minus)]
-        signs = torch.tensor([1.0] * len(plus) + [-1.0] * len(minus))
-        total = (signs.unsqueeze(1) * torch.stack([self.unit_vector(word).cpu() for word in words])).mean(0)
-        return self.nearest(total.to(self.unit.device), topn, exclude=_ids(words))
+        units = torch.stack([self.unit_vector(word) for word in words])
+        return self.nearest(units[: len(plus)].sum(0) - units[len(plus) :].sum(0), topn, exclude=_ids(words))
 
     def most_similar_cosmul(
         self, positive: Sequence[str | Word], negative: Sequence[str | Word], topn: int = 10
@@ -127,11 +143,10 @@ class Vectors:
         """The same by 3CosMul (Levy & Goldberg 2014): cosines are multiplied and divided, not added."""
         plus = [self.find(word) for word in _several(positive)]
         minus = [self.find(word) for word in _several(negative)]
-        score = torch.ones(len(self.ids), device=self.unit.device)
-        for word in plus:
-            score *= (1 + self._scan.cosines(self.unit_vector(word))) / 2
-        for word in minus:
-            score /= (1 + self._scan.cosines(self.unit_vector(word))) / 2 + _EPSILON
+        # One reading of the table for all words.
+        cosines = self.unit @ torch.stack([self.unit_vector(word) for word in (*plus, *minus)]).T
+        shifted = (1 + cosines) / 2
+        score = shifted[:, : len(plus)].prod(1) / (shifted[:, len(plus) :] + _EPSILON).prod(1)
         places = sorted({self._place[number] for number in _ids([*plus, *minus]) if number in self._place})
         score[places] = -torch.inf
         best = score.topk(min(_checked(topn), len(self.ids) - len(places)))

@@ -9,8 +9,6 @@ from llamita.errors import UserError
 from llamita.text.tokenizer import Tokenizer
 
 _BY_ID = re.compile(r"#(\d+)")
-# What byte-level and sentencepiece vocabularies put before a token that begins a word.
-_WORD_STARTS = ("Ġ", "▁")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +35,52 @@ def find_word(tokenizer: Tokenizer, text: str) -> Word:
     Otherwise the token of the word without a space, of that spelling in tokenizer.json, or several tokens.
     "#123" is token 123. UserError for what the vocabulary doesn't have.
     """
-    if by_id := _BY_ID.fullmatch(text):
-        return _word(tokenizer, text, [*tokenizer.checked([int(by_id[1])])])
-    spaced = tokenizer.byte_table is not None and not text[:1].isspace()
-    spellings = [tokenizer.encode(spelling) for spelling in ([f" {text}"] if spaced else []) + [text]]
-    exact = tokenizer.token_to_id(text)
-    for ids in [*spellings, [] if exact is None else [exact]]:
-        if len(ids) == 1 and not (exact is not None and ids[0] == tokenizer.unknown_id):
-            return _checked(tokenizer, text, ids)
-    return _checked(tokenizer, text, spellings[0])
+    found = _find(tokenizer, text)
+    if found is not None:
+        return found
+    names = filter(None, map(tokenizer.id_to_token, range(tokenizer.get_vocab_size())))
+    unknown = (tokenizer.unknown(text) or [text])[0]
+    near = difflib.get_close_matches(unknown, names, n=3)
+    hint = f"; it has {', '.join(near)}" if near else ""
+    raise UserError(f"{unknown!r} isn't in the vocabulary of {tokenizer.get_vocab_size()} tokens{hint}")
 
 
 def find_words(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[list[Word], list[str]]:
     """The words that the vocabulary has, each once, and those that it lacks."""
-    found, missing = [], []
-    for text in dict.fromkeys(texts):
-        try:
-            found.append(find_word(tokenizer, text))
-        except UserError:
-            missing.append(text)
-    return found, missing
+    found = {text: _find(tokenizer, text) for text in dict.fromkeys(texts)}
+    return [word for word in found.values() if word], [text for text, word in found.items() if word is None]
 
 
 def whole_words(tokenizer: Tokenizer) -> list[int]:
-    """Ids of the tokens that are a word of running text by themselves; all but special ones if none is marked so."""
-    names = {number: tokenizer.id_to_token(number) or "" for number in range(tokenizer.get_vocab_size())}
-    plain = [number for number in names if number not in tokenizer.special_ids and names[number]]
-    begun = [number for number in plain if names[number].startswith(_WORD_STARTS) and names[number][1:].isalpha()]
+    """Ids of the tokens that are a word of running text by themselves; all that stand for text if none is marked so."""
+    plain = [number for number in range(tokenizer.get_vocab_size()) if stands_for_text(tokenizer, number)]
+    texts = [text.replace("▁", " ", 1) for text in tokenizer.tokens(plain)]
+    begun = [number for number, text in zip(plain, texts, strict=True) if text[:1] == " " and text[1:].isalpha()]
     return begun or plain
+
+
+def stands_for_text(tokenizer: Tokenizer, number: int) -> bool:
+    """Whether text is made of a token: not of special, reserved and unknown ones, nor of ids without a token."""
+    mute = number in tokenizer.special_ids or number == tokenizer.unknown_id
+    return not mute and tokenizer.id_to_token(number) is not None
+
+
+def _find(tokenizer: Tokenizer, text: str) -> Word | None:
+    """The tokens of a word; None if the vocabulary lacks it. UserError for an empty word or a wrong id."""
+    if by_id := _BY_ID.fullmatch(text):
+        return _word(tokenizer, text, tokenizer.checked([int(by_id[1])]))
+    exact = tokenizer.token_to_id(text)
+    if exact is not None and not stands_for_text(tokenizer, exact):
+        return _word(tokenizer, text, [exact])
+    ids = tokenizer.encode(text)
+    if not ids:
+        raise UserError(f"{text!r} has no tokens: give a word")
+    spaced = tokenizer.encode(f" {text}") if tokenizer.byte_table is not None and not text[0].isspace() else ids
+    for spelling in (spaced, ids, [] if exact is None else [exact]):
+        if len(spelling) == 1 and spelling[0] != tokenizer.unknown_id:
+            return _word(tokenizer, text, spelling)
+    return None if tokenizer.unknown_id in spaced and tokenizer.unknown(text) else _word(tokenizer, text, spaced)
 
 
 def _word(tokenizer: Tokenizer, text: str, ids: list[int]) -> Word:
     return Word(text, tuple(ids), tuple(tokenizer.tokens(ids)))
-
-
-def _checked(tokenizer: Tokenizer, text: str, ids: list[int]) -> Word:
-    if not ids:
-        raise UserError(f"{text!r} has no tokens: give a word")
-    if tokenizer.unknown_id in ids and (unknown := tokenizer.unknown(text)):
-        names = filter(None, map(tokenizer.id_to_token, range(tokenizer.get_vocab_size())))
-        near = difflib.get_close_matches(unknown[0], names, n=3)
-        hint = f"; it has {', '.join(near)}" if near else ""
-        raise UserError(f"{unknown[0]!r} isn't in the vocabulary of {tokenizer.get_vocab_size()} tokens{hint}")
-    return _word(tokenizer, text, ids)

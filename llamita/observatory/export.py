@@ -29,7 +29,7 @@ def export_vectors(vectors: Vectors, path: Path) -> int:
                 file.write(f"{len(keys)} {rows.shape[1]}\n".encode())
                 for key, row in zip(keys, rows, strict=True):
                     # Nine digits give every fp32 number back.
-                    numbers = row.tobytes() if binary else " ".join(f"{value:.9g}" for value in row).encode()
+                    numbers = row.tobytes() if binary else " ".join(f"{value:.9g}" for value in row.tolist()).encode()
                     file.write(key.encode() + b" " + numbers + b"\n")
             aside.replace(path)
         finally:
@@ -43,7 +43,9 @@ def _keys(vectors: Vectors) -> list[str]:
     """A distinct key without white space for each token."""
     keys: dict[str, None] = {}
     for number in vectors.ids:
-        name = vectors.tokenizer.id_to_token(number) or f"<|{number}|>"
+        name = vectors.tokenizer.id_to_token(number) or ""
         key = _SPACE.sub(lambda found: f"\\u{ord(found[0]):04x}", name)
-        keys[key if key not in keys else f"{key}#{number}"] = None
+        while key in keys:
+            key = f"{key}#{number}"
+        keys[key] = None
     return list(keys)

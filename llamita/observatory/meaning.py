@@ -1,52 +1,30 @@
 """What a run's vectors know of things that are known to be true, with everything that it must be compared with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from llamita.errors import UserError
-from llamita.insight.analogies import Question, analogy_questions, score_analogies
+from llamita.insight.analogies import AnalogyScore, Question, analogy_questions, answerable, score_analogies
 from llamita.insight.ppmi import ppmi_vectors
-from llamita.insight.probes import linear_probe
+from llamita.insight.probes import ProbeScore, linear_probe
 from llamita.insight.words import Word, find_words, whole_words
+from llamita.observatory.lessons import Lessons, Property
 from llamita.observatory.spaces import run_states
 from llamita.observatory.word_lists import Analogies
 from llamita.runs.folder import Run
 from llamita.text.shards import Corpus
-from llamita.text.storyworld import StoryWorld
 from llamita.text.tokenizer import Tokenizer
 
 # Answers are looked for among the most frequent words, as in gensim; ids are in order of frequency, nearly.
 _ANSWERS = 30_000
 _SEVERAL = " (several tokens)"
-
-
-@dataclass(frozen=True, slots=True)
-class Property:
-    """Words that have a property or lack it, each with the lemma that holds its forms together."""
-
-    words: tuple[str, ...]
-    labels: tuple[bool, ...]
-    lemmas: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Lessons:
-    """What is to be known: families of analogies, and properties of words."""
-
-    analogies: Analogies
-    properties: dict[str, Property]
-
-    @property
-    def words(self) -> list[str]:
-        """Every word that occurs, once."""
-        of_questions = (word for family in self.analogies.values() for words in family for word in words)
-        of_properties = (word for known in self.properties.values() for word in known.words)
-        return list(dict.fromkeys([*of_questions, *of_properties]))
+# The columns that have fields of their own; all other spaces are named beside them.
+_OWN_FIELDS = ("before", "after", "ppmi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +47,12 @@ class AnalogyReport:
 class ProbeReport:
     """Balanced accuracies of one property on lemmas that the probe never saw; `control` has shuffled labels.
 
-    `one_dimension` is what the best single coordinate tells after training.
+    `one_dimension` is what the best single coordinate tells after training. Of the words, `several` take several
+    tokens and stand as the mean of these; layers aren't asked then.
     """
 
     words: int
+    several: int
     majority: float
     before: float
     after: float
@@ -92,55 +72,22 @@ class Meaning:
     missing: tuple[str, ...]
 
 
-def story_lessons(world: StoryWorld) -> Lessons:
-    """What StoryWorld's grammar makes true of its words."""
-    known = world.features()
-
-    def words_with(name: str, value: object) -> Property:
-        asked = {word: features for word, features in known.items() if getattr(features, name) is not None}
-        labels = tuple(getattr(features, name) == value for features in asked.values())
-        return Property(tuple(asked), labels, tuple(features.lemma for features in asked.values()))
-
-    properties = {"animacy": words_with("animate", True), "gender": words_with("gender", "female")}
-    return Lessons(
-        {name: [*pairs] for name, pairs in world.analogies().items()},
-        {**properties, "plural": words_with("plural", True)},
-    )
-
-
-def story_groups(world: StoryWorld, each: int = 11) -> dict[str, str]:
-    """Some of StoryWorld's nouns, singular, by what they name: words to draw on a map."""
-    groups: dict[str, list[str]] = {"men": [], "women": [], "animals": [], "things": [], "places": []}
-    for word, known in world.features().items():
-        names = {"animal": "animals", "object": "things", "place": "places"}
-        group = (
-            {"male": "men", "female": "women"}[known.gender or ""] if known.kind == "person" else names.get(known.kind)
-        )
-        if group is not None and not known.plural and not known.young:
-            groups[group].append(word)
-    return {word: group for group, words in groups.items() for word in words[:: max(len(words) // each, 1)][:each]}
-
-
-def measure_run(
-    run: Run, lessons: Lessons, *, checkpoint: str = "best", corpus: Corpus | None = None, layers: bool = True
-) -> Meaning:
+def measure_run(run: Run, lessons: Lessons, *, checkpoint: str = "best", corpus: Corpus | None = None) -> Meaning:
     """Put lessons to a run's tables before and after training and, if its text is at hand, to its layers.
 
     UserError if the vocabulary has none of the words.
     """
-    tokenizer, model = run.tokenizer(), run.model(checkpoint)
+    model = run.model(checkpoint)
     spaces: dict[str, Tensor] = {
         "before": run.model("initial").embeddings.weight.detach(),
         "after": model.embeddings.weight.detach(),
     }
     if model.lm_head is not None:
         spaces["output"] = model.output_weight.detach()
-    met = None
-    if corpus is not None and layers:
-        states = run_states(run, model, corpus)
-        met = set(states.met)
-        spaces |= {f"layer {number}": state for number, state in enumerate(states.layers) if number}
-    return measure(tokenizer, lessons, spaces, corpus=corpus, met=met)
+    if corpus is not None:
+        states = run_states(run, model, corpus).layers
+        spaces |= {f"layer {number}": state for number, state in enumerate(states) if number}
+    return measure(run.tokenizer(), lessons, spaces, corpus=corpus)
 
 
 def measure(
@@ -149,107 +96,124 @@ def measure(
     spaces: Mapping[str, Float[Tensor, "vocab_size dim"]],
     *,
     corpus: Corpus | None = None,
-    met: set[int] | None = None,
 ) -> Meaning:
-    """Put lessons to matrices of one vector a token, named "before", "after" and any others.
+    """Put lessons to matrices of one vector a token, named "before", "after" and any others, "layer 1" and so on.
 
-    Vectors are centred. Words of several tokens stand as the mean of these, in families of their own. `met` are
-    the ids that layers have states of. The reference by counting reads the corpus.
+    Vectors are centred; a row of zeros is a token that has none. Words of several tokens stand as the mean of
+    these, in families of their own. The reference by counting reads the corpus. UserError if nothing can be asked.
     """
     words, missing = find_words(tokenizer, lessons.words)
     if not words:
         raise UserError(f"none of the {len(missing)} words is in the vocabulary; the first is {missing[0]!r}")
-    ids = [number for number in whole_words(tokenizer) if number < _ANSWERS]
-    ids = sorted({*ids, *(number for word in words if not word.several for number in word.ids)})
-    several = [word for word in words if word.several]
-    place = {number: row for row, number in enumerate(ids)}
-    row_of = {word.text: place[word.ids[0]] for word in words if not word.several}
-    row_of |= {word.text: len(ids) + number for number, word in enumerate(several)}
-    units = {name: _unit_rows(matrix, ids, several) for name, matrix in spaces.items()}
+    rows = _Rows(tokenizer, words)
+    questions = rows.questions(lessons.analogies)
+    if not questions and not lessons.properties:
+        raise UserError(
+            f"no question can be made of these analogies ({len(missing)} words aren't in the vocabulary): "
+            "give at least two pairs a family"
+        )
+    asked = {name: rows.asked(matrix, whole_only=name.startswith("layer ")) for name, matrix in spaces.items()}
     if corpus is not None:
-        parts = sorted({*ids, *(number for word in several for number in word.ids)})
-        counted = torch.zeros(tokenizer.get_vocab_size(), spaces["after"].shape[1])
-        found = ppmi_vectors(corpus, parts, dim=spaces["after"].shape[1])
-        counted[parts, : found.shape[1]] = found
-        units["ppmi"] = _unit_rows(counted, ids, several)
-    unmet = set() if met is None else {row for number, row in place.items() if number not in met}
-    unmet |= set(range(len(ids), len(ids) + len(several)))
+        asked["ppmi"] = rows.asked(rows.counted(corpus, dim=spaces["after"].shape[1]))
     return Meaning(
-        _analogies(units, _questions(lessons.analogies, row_of, len(ids)), unmet),
-        _probes(units, lessons.properties, row_of, unmet),
-        len(ids) + len(several),
-        tuple(missing),
+        _analogies(asked, questions), _probes(asked, lessons.properties, rows), len(rows.ids), tuple(missing)
     )
 
 
-def _unit_rows(
-    matrix: Float[Tensor, "vocab_size dim"], ids: list[int], several: Sequence[Word]
-) -> Float[Tensor, "rows dim"]:
-    """The centred unit rows of ids, and below them those of words of several tokens."""
-    rows = torch.cat([matrix[ids], *(matrix[list(word.ids)].mean(0, keepdim=True) for word in several)]).float()
-    return F.normalize(rows - rows[: len(ids)].mean(0), dim=1)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A space's unit rows, and those that have no vector there."""
+
+    unit: Float[Tensor, "rows dim"]
+    unknown: set[int]
 
 
-def _questions(families: Analogies, row_of: Mapping[str, int], singles: int) -> dict[str, list[Question]]:
-    """Questions of rows by family; those with a word of several tokens apart, those with a missing one left out."""
-    asked: dict[str, list[Question]] = {}
-    for name, rows in families.items():
-        known = [tuple(row_of[word] for word in words) for words in rows if all(word in row_of for word in words)]
-        pairs = [(row[0], row[1]) for row in known if len(row) == 2]
-        questions = analogy_questions(pairs) + [(row[0], row[1], row[2], row[3]) for row in known if len(row) == 4]
-        for question in questions:
-            bucket = name + _SEVERAL if max(question) >= singles else name
-            asked.setdefault(bucket, []).append(question)
-    return asked
+class _Rows:
+    """Which row of every space stands for which word: answers by id, and below them words of several tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, words: list[Word]) -> None:
+        self._size = tokenizer.get_vocab_size()
+        frequent = [number for number in whole_words(tokenizer) if number < _ANSWERS]
+        self.several = [word for word in words if word.several]
+        self.ids = sorted({*frequent, *(word.ids[0] for word in words if not word.several)})
+        place = {number: row for row, number in enumerate(self.ids)}
+        self.of = {word.text: place[word.ids[0]] for word in words if not word.several}
+        self.of |= {word.text: len(self.ids) + number for number, word in enumerate(self.several)}
+
+    def asked(self, matrix: Float[Tensor, "vocab_size dim"], whole_only: bool = False) -> _Asked:
+        """The rows of a space, centred over those that have a vector."""
+        parts = [matrix[list(word.ids)].mean(0, keepdim=True) for word in self.several]
+        rows = torch.cat([matrix[self.ids], *parts]).float().cpu()
+        known: Bool[Tensor, " rows"] = rows.any(1)
+        if whole_only:
+            known[len(self.ids) :] = False
+        mean = rows[: len(self.ids)][known[: len(self.ids)]].mean(0)
+        unit = F.normalize(rows - mean, dim=1) * known.unsqueeze(1)
+        return _Asked(unit, set((~known).nonzero()[:, 0].tolist()))
+
+    def counted(self, corpus: Corpus, dim: int) -> Float[Tensor, "vocab_size dim"]:
+        """Vectors made by counting, of the tokens that rows are made of."""
+        ids = sorted({*self.ids, *(number for word in self.several for number in word.ids)})
+        found = ppmi_vectors(corpus, ids, dim=dim)
+        vectors = torch.zeros(self._size, found.shape[1])
+        vectors[ids] = found
+        return vectors
+
+    def questions(self, families: Analogies) -> dict[str, list[Question]]:
+        """Questions by family; with a word of several tokens apart, without those of which a word is missing."""
+        made: dict[str, list[Question]] = {}
+        for name, lines in families.items():
+            known = [tuple(self.of[word] for word in line) for line in lines if all(word in self.of for word in line)]
+            pairs = [(line[0], line[1]) for line in known if len(line) == 2]
+            own = answerable([(line[0], line[1], line[2], line[3]) for line in known if len(line) == 4])
+            for question in analogy_questions(pairs) + own:
+                bucket = name + _SEVERAL if max(question) >= len(self.ids) else name
+                made.setdefault(bucket, []).append(question)
+        return made
 
 
-def _analogies(
-    units: Mapping[str, Tensor], questions: Mapping[str, list[Question]], unmet: set[int]
-) -> dict[str, AnalogyReport]:
-    scores = {}
-    for space, unit in units.items():
-        asked = questions
-        if space.startswith("layer "):
-            asked = {name: found for name, found in questions.items() if unmet.isdisjoint(set().union(*found))}
-        scores[space] = score_analogies(unit, asked)
+def _analogies(spaces: Mapping[str, _Asked], questions: Mapping[str, list[Question]]) -> dict[str, AnalogyReport]:
+    scores: dict[str, dict[str, AnalogyScore]] = {}
+    for space, asked in spaces.items():
+        layered = space.startswith("layer ")
+        some = {name: q for name, q in questions.items() if not layered or asked.unknown.isdisjoint(set().union(*q))}
+        scores[space] = score_analogies(asked.unit, some)
     reports = {}
     for name, after in scores["after"].items():
-        others = [space for space in scores if space not in ("before", "after", "ppmi") and name in scores[space]]
+        accuracy = {space: found[name].accuracy for space, found in scores.items() if name in found}
         reports[name] = AnalogyReport(
-            after.questions,
-            scores["before"][name].accuracy,
-            after.accuracy,
-            after.accuracy_mul,
-            after.control,
-            scores["ppmi"][name].accuracy if "ppmi" in scores else None,
-            {space: scores[space][name].accuracy for space in others},
+            questions=after.questions,
+            before=accuracy["before"],
+            after=after.accuracy,
+            mul=after.accuracy_mul,
+            control=after.control,
+            ppmi=accuracy.get("ppmi"),
+            spaces={space: share for space, share in accuracy.items() if space not in _OWN_FIELDS},
         )
     return reports
 
 
-def _probes(
-    units: Mapping[str, Tensor], properties: Mapping[str, Property], row_of: Mapping[str, int], unmet: set[int]
-) -> dict[str, ProbeReport]:
+def _probes(spaces: Mapping[str, _Asked], properties: Mapping[str, Property], rows: _Rows) -> dict[str, ProbeReport]:
     reports = {}
     for name, known in properties.items():
-        kept = [number for number, word in enumerate(known.words) if word in row_of]
-        rows = [row_of[known.words[number]] for number in kept]
+        kept = [number for number, word in enumerate(known.words) if word in rows.of]
+        places = [rows.of[known.words[number]] for number in kept]
         labels, lemmas = [known.labels[number] for number in kept], [known.lemmas[number] for number in kept]
-        layered = unmet.isdisjoint(rows)
-        scores = {
-            space: linear_probe(unit[rows], labels, lemmas)
-            for space, unit in units.items()
-            if layered or not space.startswith("layer ")
+        scores: dict[str, ProbeScore] = {
+            space: linear_probe(asked.unit[places], labels, lemmas)
+            for space, asked in spaces.items()
+            if not space.startswith("layer ") or asked.unknown.isdisjoint(places)
         }
-        after = scores["after"]
+        accuracy, after = {space: score.accuracy for space, score in scores.items()}, scores["after"]
         reports[name] = ProbeReport(
-            after.words,
-            after.majority,
-            scores["before"].accuracy,
-            after.accuracy,
-            after.control,
-            after.one_dimension,
-            scores["ppmi"].accuracy if "ppmi" in scores else None,
-            {space: score.accuracy for space, score in scores.items() if space not in ("before", "after", "ppmi")},
+            words=after.words,
+            several=sum(place >= len(rows.ids) for place in places),
+            majority=after.majority,
+            before=accuracy["before"],
+            after=after.accuracy,
+            control=after.control,
+            one_dimension=after.one_dimension,
+            ppmi=accuracy.get("ppmi"),
+            spaces={space: share for space, share in accuracy.items() if space not in _OWN_FIELDS},
         )
     return reports

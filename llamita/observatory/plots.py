@@ -71,6 +71,7 @@ def plot_map(
         for (word, group), (x, y) in zip(groups.items(), points.tolist(), strict=True):
             color = f"C{names.index(group)}"
             axes.annotate(word, (x, y), (3, 2), textcoords="offset points", fontsize=8, color=color, parse_math=False)
+        axes.margins(0.1)
         axes.set_title(f"{title} training")
         axes.set(xlabel=f"first component ({shares[0]:.0%} of the variance)", ylabel=f"second ({shares[1]:.0%})")
         axes.grid(alpha=0.2)

@@ -19,7 +19,7 @@ from llamita.text.tokenizer import Tokenizer
 Table = Literal["input", "output"]
 
 # So much text shows most tokens in many contexts; a small model reads it in seconds.
-STATE_TOKENS = 200_000
+_STATE_TOKENS = 200_000
 _BATCH_TOKENS = 8192
 
 
@@ -30,9 +30,7 @@ def table_vectors(run: Run, table: Table = "input", *, checkpoint: str = "best",
     return Vectors(weight, run.tokenizer(), center=center)
 
 
-def state_vectors(
-    run: Run, layer: int, *, checkpoint: str = "best", center: bool = False, max_tokens: int = STATE_TOKENS
-) -> Vectors:
+def state_vectors(run: Run, layer: int, *, checkpoint: str = "best", center: bool = False) -> Vectors:
     """Each token's mean state after a layer, over the first tokens of the text that the run learnt from.
 
     Layer 0 is what enters the first block, the last one comes after the final norm. UsageError for a layer
@@ -40,7 +38,7 @@ def state_vectors(
     """
     model = run.model(checkpoint)
     check_layer(model, layer)
-    states = run_states(run, model, training_text(run), max_tokens)
+    states = run_states(run, model, training_text(run))
     return Vectors(states.layers[layer], run.tokenizer(), answers=states.met, center=center, whole_only=True)
 
 
@@ -57,8 +55,8 @@ def training_text(run: Run) -> Corpus:
     return open_corpora(run.data_folder, fingerprint=run.tokenizer().fingerprint).train
 
 
-def run_states(run: Run, model: LLaMaTransformer, corpus: Corpus, max_tokens: int = STATE_TOKENS) -> MeanStates:
-    """Mean states of all layers over a corpus, read in rows as the run reads them."""
+def run_states(run: Run, model: LLaMaTransformer, corpus: Corpus) -> MeanStates:
+    """Mean states of all layers over the first tokens of a corpus, read in rows as the run reads them."""
     data, seq_len = run.config().data, model.config.max_seq_len
     batches = Batches(
         corpus,
@@ -69,7 +67,7 @@ def run_states(run: Run, model: LLaMaTransformer, corpus: Corpus, max_tokens: in
         mask_documents=data.mask_documents,
         shuffle=False,
     )
-    return mean_states(model, batches.one_epoch(), max_tokens=max_tokens)
+    return mean_states(model, batches.one_epoch(), max_tokens=_STATE_TOKENS)
 
 
 def context_state(
@@ -83,11 +81,15 @@ def context_state(
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     if len(bos) + len(ids) > model.config.max_seq_len:
         raise UserError(f"the context has {len(ids)} tokens, the model reads {model.config.max_seq_len}: shorten it")
-    found = find_word(tokenizer, word)
-    for wanted in (list(found.ids), tokenizer.encode(word)):
-        places = [at for at in range(len(ids) - len(wanted) + 1) if wanted and ids[at : at + len(wanted)] == wanted]
-        if places:
-            here = Word(word, tuple(wanted), tuple(tokenizer.tokens(wanted)))
-            states = layer_states(model, torch.tensor([bos + ids]))[layer]
-            return here, states[0, len(bos) + places[-1] + len(wanted) - 1]
-    raise UserError(f"{word!r} isn't in the context, whose tokens are {', '.join(map(repr, tokenizer.tokens(ids)))}")
+    found = []
+    for wanted in (list(find_word(tokenizer, word).ids), tokenizer.encode(word)):
+        size = len(wanted)
+        found += [(at + size, wanted) for at in range(len(ids) - size + 1) if wanted and ids[at : at + size] == wanted]
+    if not found:
+        raise UserError(
+            f"{word!r} isn't in the context, whose tokens are {', '.join(map(repr, tokenizer.tokens(ids)))}"
+        )
+    end, here = max(found, key=lambda place: place[0])
+    tokens = torch.tensor([bos + ids], device=model.embeddings.weight.device)
+    state = layer_states(model, tokens)[layer][0, len(bos) + end - 1]
+    return Word(word, tuple(here), tuple(tokenizer.tokens(here))), state

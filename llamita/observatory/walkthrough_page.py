@@ -165,8 +165,11 @@ class _Page:
             f"in {walk.n_embd:,}-dimensional space, and training moves the points. Dimension {study.dimension} is "
             f"marked in the tables above.</p><ul class='chips'>{own}</ul>"
             f'<div class="pair">{self._bars("Highest", study.highest)}{self._bars("Lowest", study.lowest)}</div>'
-            f"<h3>Is an axis a concept?</h3><p>Are the {study.ends} tokens at an end alike in anything else? The mean "
-            "cosine between them, without this dimension's own part, averaged over both ends, is "
+            "<p>Beside it, a direction drawn at random:</p>"
+            f'<div class="pair">{self._bars("Highest", study.random_highest)}'
+            f"{self._bars('Lowest', study.random_lowest)}</div><h3>Is an axis a concept?</h3>"
+            f"<p>Are the {study.ends} tokens at an end alike in anything else? The mean cosine between them, without "
+            "this dimension's own part, averaged over both ends, is "
             f'<span class="mono">{study.coherence:.4f}</span>; for {study.directions} directions drawn at random it '
             f'is <span class="mono">{study.random_mean:.4f}</span>, standard deviation '
             f'<span class="mono">{study.random_std:.4f}</span>. Percentiles among random directions:</p>'

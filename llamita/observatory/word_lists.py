@@ -48,14 +48,25 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
         if len(words) != 2:
             raise UserError(f"{path}:{number}: {line!r} has {len(words)} words; give a pair")
         pairs.append((words[0], words[1]))
+    if not pairs:
+        raise UserError(f"{path} holds no pairs: give two words a line")
     return pairs
 
 
+def read_two_lists(first: Path, second: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Two lists of words with their lemmas; UserError for a word or a lemma of both."""
+    lists = read_words(first), read_words(second)
+    words, lemmas = (set(lists[0]) & set(lists[1]), set(lists[0].values()) & set(lists[1].values()))
+    for both in sorted(words) or sorted(lemmas):
+        raise UserError(f"{both!r} is in both {first} and {second}; keep it in one")
+    return lists
+
+
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines with something on them, numbered; # begins a comment."""
+    """Lines with something on them, numbered; "# " begins a comment ("#123" is a token)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}; give a text file of words") from error
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
-    return [(number, line) for number, line in lines if line and not line.startswith("# ")]
+    return [(number, line) for number, line in lines if line and line != "#" and not line.startswith("# ")]

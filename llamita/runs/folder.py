@@ -152,7 +152,7 @@ class Run:
 
 def initial_model(config: RunConfig) -> LLaMaTransformer:
     """A run's model with the weights that its seed gives it; other random numbers of the process go on as they were."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.training.seed)
         return LLaMaTransformer(config.model)
 

@@ -13,6 +13,9 @@ from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
 from llamita.training.sizes import hardware_layer
 
+# No path is spelled so: a run whose source this is was told its stories by StoryWorld.
+STORY_SOURCE = "storyworld://"
+
 _VALIDATION_STORIES = 2000
 _FEWEST_STORIES = 20_000  # so that a short run has whole stories to hold out, too
 _WORDS_SEEN = 5000  # stories that the tokenizer sees: every word occurs in them many times over
@@ -56,7 +59,7 @@ def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
     words = [story.text for story in stories[:_WORDS_SEEN]]
     tokenizer = Tokenizer.train([*words, " ".join(world.vocabulary)], vocab_size=1024, kind="word")
     vocabulary = Layer("the tokenizer", {"model": {"vocab_size": tokenizer.get_vocab_size()}})
-    split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": ["storyworld"]}})
+    split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": [STORY_SOURCE]}})
     merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
     config = layers.build(merged)
     run = Run.create(target)

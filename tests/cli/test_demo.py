@@ -29,7 +29,17 @@ def test_the_demo_shows_the_road_and_repeats_its_figures(tmp_path: Path, capsys:
     # The order of the source page, then what came of it.
     parts = (
         *("once there was", "Step 1. Tokenization", "Step 2. Embedding matrix", "(576, 96)", "Step 3. Lookup"),
-        *("Step 4. Output tensor", "(6, 96)", "(1, 6, 96)", "above the floor", "before:", "Analogies", "PPMI+SVD"),
+        *(
+            "Step 4. Output tensor",
+            "(6, 96)",
+            "(1, 6, 96)",
+            "above the floor",
+            "before:",
+            "3CosMul",
+            "match",
+            "Analogies",
+            "PPMI+SVD",
+        ),
         *("Linear probes", "direction from men to women", "Step 5. What each value is", "Step 6.", "next"),
     )
     places = [printed.index(part) for part in parts]

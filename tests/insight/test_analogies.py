@@ -16,7 +16,9 @@ def test_every_two_pairs_make_two_questions_without_an_answer_in_the_question() 
     assert analogy_questions([(0, 1), (2, 1), (4, 0)]) == [(2, 1, 4, 0), (4, 0, 0, 1), (4, 0, 2, 1)]
     many = [(2 * number, 2 * number + 1) for number in range(300)]
     sample = analogy_questions(many)
-    assert len(sample) == 20_000 and sample == analogy_questions(many)
+    assert len(set(sample)) == 20_000 and sample == analogy_questions(many)
+    assert all(question[:2] in many and question[2:] in many for question in sample)
+    assert analogy_questions([(0, 1)]) == analogy_questions([]) == []
 
 
 def test_scores_are_those_of_asking_one_question_at_a_time(vectors: Vectors) -> None:

@@ -80,8 +80,17 @@ def test_centred_vectors_lack_the_mean_of_all(vectors: Vectors, word_tokenizer: 
     centred, mean = Vectors(matrix, word_tokenizer, center=True), matrix[vectors.ids].mean(0)
     torch.testing.assert_close(centred.rows, matrix[vectors.ids] - mean)
     torch.testing.assert_close(centred.vector("king"), vectors.vector("king") + 5.0 - mean)
-    torch.testing.assert_close(centred.centered(matrix[7]), matrix[7] - mean)
-    torch.testing.assert_close(vectors.centered(matrix[7]), matrix[7])
+
+
+def test_words_in_a_context_have_their_states_there(vectors: Vectors, word_tokenizer: Tokenizer) -> None:
+    centred = Vectors(vectors._matrix, word_tokenizer, center=True, whole_only=True)
+    state = vectors.vector("dog") + 0.1
+    inside = centred.in_context({"king": state, "king queen": vectors.vector("lamp")})
+    torch.testing.assert_close(inside.vector("king"), state - vectors.rows.mean(0))
+    assert inside.most_similar("king", topn=1)[0].token == "dog"
+    assert inside.most_similar("king queen", topn=1)[0].token == "lamp"
+    torch.testing.assert_close(inside.vector("lamp"), centred.vector("lamp"))
+    assert centred.most_similar("king", topn=1)[0].token != "dog"
 
 
 def test_what_was_never_met_has_no_vector(vectors: Vectors, word_tokenizer: Tokenizer) -> None:

@@ -41,6 +41,14 @@ def test_a_word_in_context_has_the_state_of_its_last_token_where_it_stands_last(
         torch.testing.assert_close(state, alone)
 
 
+def test_of_both_ways_to_write_a_word_the_later_place_counts(tiny_run: Run) -> None:
+    model, tokenizer = tiny_run.model("latest"), tiny_run.tokenizer()
+    found, state = context_state(model, tokenizer, "the", "in the (the", 1)
+    assert found.ids == tuple(tokenizer.encode("the")) != tuple(tokenizer.encode(" the"))
+    tokens = torch.tensor([[tokenizer.bos_id, *tokenizer.encode("in the (the")]])
+    torch.testing.assert_close(state, layer_states(model, tokens)[1][0, -1])
+
+
 def test_wrong_questions_are_told_what_is_there(tiny_run: Run, copied_run: Run) -> None:
     model, tokenizer = tiny_run.model("latest"), tiny_run.tokenizer()
     with pytest.raises(UsageError, match="--layer 3: this model has layers 0 .* to 2"):
