@@ -188,9 +188,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """How long, how much at a time, on what, and how often something is looked at or saved."""
+    """How long, how much at a time, on what, and how often something is looked at or saved.
+
+    After `max_minutes` of one process a run is saved and stops; resuming it goes on.
+    """
 
     steps: int = 1000
+    max_minutes: float | None = None
     batch_size: int = 32
     micro_batch_size: int = _DERIVED
     seed: int = 0
@@ -217,6 +221,8 @@ class TrainingConfig:
             f"training.batch_size ({self.batch_size}) must be a multiple of "
             f"training.micro_batch_size ({self.micro_batch_size})",
         )
+        minutes = self.max_minutes
+        _require(minutes is None or minutes > 0, f"training.max_minutes ({minutes}) must be greater than 0, or off")
         for name in ("steps", "sample_tokens"):
             _require(getattr(self, name) >= 0, f"training.{name} ({getattr(self, name)}) must not be negative")
 

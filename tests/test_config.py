@@ -129,3 +129,10 @@ def test_a_config_cannot_be_changed_once_it_is_made() -> None:
     scaling = RopeScaling(kind="linear", factor=2.0, original_max_seq_len=64)
     with pytest.raises(AttributeError):
         scaling.factor = 3.0  # type: ignore[misc]
+
+
+def test_a_limit_of_time_must_leave_some() -> None:
+    assert TrainingConfig().max_minutes is None
+    for minutes in (0.0, -1.0):
+        with pytest.raises(UsageError, match=f"training.max_minutes .{minutes}. must be greater than 0"):
+            TrainingConfig(max_minutes=minutes)

@@ -36,7 +36,7 @@ def unfit(value: object) -> list[object]:
         return ["three", True, math.nan, math.inf, [3.0]]
     if isinstance(value, tuple):
         return ["text", 3, [3, None]]
-    return [3, ["text"], False]
+    return [["text"], False] if value is None else [3, ["text"], False]
 
 
 WRONG_TYPES = [(dotted, wrong) for dotted, value in layers.flat(layers.build(FULL)).items() for wrong in unfit(value)]

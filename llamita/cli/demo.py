@@ -26,8 +26,9 @@ from llamita.observatory.meaning import AnalogyReport, Meaning, ProbeReport, mea
 from llamita.observatory.plots import plot_losses, plot_map
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run, write_text
+from llamita.runs.lock import writing
 from llamita.training.session import Evaluated, Session
-from llamita.training.stories import STORY_SOURCE, PreparedStories, prepare_stories, story_config
+from llamita.training.stories import PreparedStories, is_story_run, prepare_stories, story_config
 
 _SENTENCE = "the king loves his dog ."
 _ODD = ("king", "duke", "lamp", "monk")
@@ -60,7 +61,7 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
     stopping = _train(prepared, session, console)
     seconds = time.perf_counter() - train_begun
     plot_losses(prepared.run, prepared.floor)
-    if stopping and session.state.step < session.config.training.steps:
+    if session.state.step < session.config.training.steps:
         console.print(f"stopped and saved; go on with: llamita resume {run}")
         raise SystemExit(stopping.exit_code)
     after = session.model.embeddings.weight.detach().cpu()
@@ -83,9 +84,10 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
 
 def _clear(folder: Path) -> None:
     if (folder / "config.toml").exists():
-        if Run.open(folder).config().data.sources != (STORY_SOURCE,):
+        if not is_story_run(Run.open(folder).config()):
             raise UsageError(f"{folder} holds a run that isn't the demo's; choose another --run")
-        shutil.rmtree(folder)
+        with writing(folder):
+            shutil.rmtree(folder)
 
 
 def _show_text(prepared: PreparedStories, console: Console) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llamita.cli.console import aligned, escaped, narrator, out, padded, print_json
+from llamita.cli.console import aligned, escaped, out, padded, print_json
 from llamita.cli.space import Asked, Space
 from llamita.errors import UsageError
 from llamita.insight.directions import Direction, direction_of_lists, direction_of_pairs
@@ -46,7 +46,7 @@ def neighbors(
         print_json(asked.told(neighbors=_rows(found)))
         return
     asked.say()
-    out.print(f"nearest to {escaped(token)} in {asked.space.name}, by cosine:")
+    out.print(f"nearest to {escaped(token)} ({asked.space.name}), by cosine:")
     for one in found:
         out.print(f"  {one.similarity:7.4f}  {padded(escaped(one.token), _TOKEN_WIDTH)} #{one.id}")
 
@@ -97,7 +97,7 @@ def analogy(
         rows.append([cell for found in row for cell in (escaped(found.token), f"{found.similarity:.4f}")])
     for line in aligned(rows, left=(0, 2, 4)):
         out.print(f"  {line}")
-    if added[0].id == control[0].id:
+    if added and added[0].id == control[0].id:
         out.print(f"the nearest neighbor of {escaped(c)} is the same: this answer says nothing of the relation")
 
 
@@ -235,7 +235,7 @@ def export(run: Path, file: Path, *, space: Space = Space(), json: bool = False)
         print_json({"file": str(file), "tokens": number, "n_embd": vectors.n_embd, "space": space.name})
         return
     binary = ", binary=True" if file.suffix == ".bin" else ""
-    out.print(f"{file}: {number} vectors of {space.name}; in Python:")
+    out.print(f"{file}: {number} vectors ({space.name}); in Python:")
     out.print(f'  from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format("{file}"{binary})')
 
 
@@ -267,7 +267,7 @@ def draw_map(
         print_json(asked.told(file=str(file)))
         return
     asked.say()
-    narrator(json).print(f"{len(chosen)} words drawn in {file}")
+    out.print(f"{len(chosen)} words drawn in {file}")
 
 
 def _first_words(vectors: Vectors) -> list[str]:

@@ -1,7 +1,6 @@
 """`llamita probe`: what a run's vectors know of things that are known to be true."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from llamita.observatory.word_lists import read_analogies, read_two_lists
 from llamita.runs.folder import Run
 from llamita.text.shards import Corpus
 from llamita.text.storyworld import StoryWorld
-from llamita.training.stories import STORY_SOURCE
+from llamita.training.stories import is_story_run
 
 _ANALOGY_COLUMNS = ("before", "after", "mul", "control", "ppmi")
 _PROBE_COLUMNS = ("majority", "before", "after", "control", "one_dimension", "ppmi")
@@ -51,7 +50,7 @@ def probe(
     corpus, trouble = _text(opened)
     meaning = measure_run(opened, lessons, checkpoint=checkpoint, corpus=corpus)
     if json:
-        print_json(asdict(meaning))
+        print_json(meaning)
         return
     print_meaning(meaning, out)
     if trouble:
@@ -92,7 +91,7 @@ def _print_table(
 
 def _lessons(run: Run, analogies: Path | None, lists: tuple[Path, Path] | None) -> Lessons:
     if analogies is None and lists is None:
-        if run.config().data.sources != (STORY_SOURCE,):
+        if not is_story_run(run.config()):
             raise UsageError(f"{run.path} learnt from your own text: bring words by --analogies FILE or --lists A B")
         return story_lessons(StoryWorld(seed=0))
     properties = {}

@@ -32,7 +32,7 @@ class Space:
     @property
     def name(self) -> str:
         """What it is called in print."""
-        return f"the {self.table} table" if self.layer is None else f"layer {self.layer}"
+        return f"{self.table} table" if self.layer is None else f"layer {self.layer}"
 
     def open(self, run: Path) -> Vectors:
         """The vectors; UsageError for a table and a layer at once."""
@@ -48,11 +48,14 @@ class Space:
         if context is None:
             vectors = self.open(run)
             return Asked(self, vectors, [vectors.find(word) for word in words])
+        if self.table != "input":
+            raise UsageError("--context asks for states of a layer: give --layer instead of --table")
         opened = Run.open(run)
         model, tokenizer = opened.model(self.checkpoint), opened.tokenizer()
-        space = replace(self, layer=model.config.n_layers) if self.layer is None else self
-        check_layer(model, space.layer or 0)
-        states = [context_state(model, tokenizer, word, context, space.layer or 0) for word in words]
+        layer = model.config.n_layers if self.layer is None else self.layer
+        check_layer(model, layer)
+        states = [context_state(model, tokenizer, word, context, layer) for word in words]
+        space = replace(self, layer=layer)
         vectors = space.open(run).in_context({word.text: state for word, state in states})
         return Asked(space, vectors, [word for word, _ in states], context)
 

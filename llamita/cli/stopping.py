@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])
+_OUT_OF_TIME = 75
 
 
 class Stopping:
@@ -19,8 +20,8 @@ class Stopping:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal stopped."""
-        return 128 + (self._signal or 0)
+        """What a shell expects of a program that a signal stopped; 75 (EX_TEMPFAIL: try again) where none did."""
+        return _OUT_OF_TIME if self._signal is None else 128 + self._signal
 
     def __call__(self) -> bool:
         """Whether a signal came."""

@@ -97,7 +97,6 @@ def resume(run: Path, *, settings: Settings = Settings(), json: bool = False) ->
     if found and config.training.steps != before.training.steps:
         _announce_stretch(before, config, step, console)
     session = Session(opened, config)
-    opened.write_config(config)
     train_session(session, console, as_json=json)
 
 
@@ -111,7 +110,7 @@ def train_session(session: Session, console: Console, *, as_json: bool) -> None:
     with Stopping(console) as stopping:
         watch(session.events(stopping), session.config, console)
     plot_losses(run)
-    if stopping and session.state.step < session.config.training.steps:
+    if session.state.step < session.config.training.steps:
         console.print(f"stopped and saved; go on with: llamita resume {run.path}")
         raise SystemExit(stopping.exit_code)
     result = summarize(run)

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from llamita.cli.console import escaped, narrator, padded, print_json
+from llamita.cli.console import escaped, narrator, out, padded, print_json
 from llamita.errors import UsageError, UserError
 from llamita.insight.dimensions import Coordinate
 from llamita.insight.stages import Stage
@@ -65,7 +65,7 @@ def walkthrough(
     if json:
         print_json(walk)
     else:
-        print_walkthrough(walk, narrator(json))
+        print_walkthrough(walk, out)
     if html is not None:
         _say(narrator(json), f"{html}: the same as a page; open it in a browser")
 

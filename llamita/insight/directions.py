@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from llamita.errors import UserError
@@ -36,21 +36,25 @@ class Direction:
 def direction_of_pairs(
     first: Float[Tensor, "pairs dim"], second: Float[Tensor, "pairs dim"], words: Sequence[tuple[str, str]]
 ) -> Direction:
-    """The mean difference of pairs of words, each pair once; UserError for fewer than 3 that can be tested."""
-    kept = [number for number, pair in enumerate(words) if pair not in words[:number]]
-    pairs = [words[number] for number in kept]
-    differences = (second - first).float().cpu()[kept]
-    apart = torch.tensor([[not set(a) & set(b) for b in pairs] for a in pairs])
-    if len(pairs) < 3 or not apart.any(1).all():
-        raise UserError(
-            f"{len(pairs)} different pairs of words: to test a direction, give at least 3 of different words"
-        )
+    """The mean difference of pairs of words, each pair once; UserError for fewer than 3 that can be tested.
+
+    Pairs with a word in common are held out together. Forms of a pair (king:queen, kings:queens) are not known
+    to belong together: give one of them.
+    """
+    place = {pair: number for number, pair in reversed(list(enumerate(words)))}
+    pairs = sorted(place, key=lambda pair: place[pair])
+    differences = (second - first).float().cpu()[[place[pair] for pair in pairs]]
+    group = _linked(pairs)
+    groups = int(group.max()) + 1 if len(group) else 0
+    if groups < 3:
+        raise UserError(f"{groups} groups of pairs without a word in common: to test a direction, give at least 3")
     generator = torch.Generator().manual_seed(_SEED)
-    # Each pair's product with every pair that shares no word with it: all that sides at random need.
-    products = (differences @ differences.T) * apart
-    signs = torch.randint(0, 2, (_RANDOM_SIDES, len(pairs)), generator=generator) * 2.0 - 1
+    # Each pair's product with every pair of other groups: all that sides at random, one a group, need.
+    products = (differences @ differences.T) * (group.unsqueeze(0) != group.unsqueeze(1))
+    signs = (torch.randint(0, 2, (_RANDOM_SIDES, groups), generator=generator) * 2.0 - 1)[:, group]
     accuracies = _share_right(torch.cat([torch.ones(1, len(pairs)), signs]), products)
-    halves = [differences[half].mean(0) for half in torch.randperm(len(pairs), generator=generator).tensor_split(2)]
+    order = torch.randperm(groups, generator=generator)
+    halves = [differences[torch.isin(group, half)].mean(0) for half in order.tensor_split(2)]
     return Direction(
         vector=_unit(differences.mean(0)),
         accuracy=float(accuracies[0]),
@@ -77,8 +81,7 @@ def direction_of_lists(
     generator = torch.Generator().manual_seed(_SEED)
     tried = [truth, *(shuffle_by_lemma(truth, lemmas, generator) for _ in range(_RANDOM_LABELS))]
     accuracies = torch.tensor([_side_accuracy(rows, labels, lemmas) for labels in tried])
-    orders = [torch.randperm(len(side), generator=generator) for side in (first, second)]
-    halves = [rows[len(first) :][orders[1][part::2]].mean(0) - rows[orders[0][part::2]].mean(0) for part in (0, 1)]
+    halves = [rows[half & truth].mean(0) - rows[half & ~truth].mean(0) for half in lemma_folds(truth, lemmas, folds=2)]
     return Direction(
         vector=_unit(rows[truth].mean(0) - rows[~truth].mean(0)),
         accuracy=float(accuracies[0]),
@@ -86,6 +89,16 @@ def direction_of_lists(
         agreement=float(F.cosine_similarity(halves[0], halves[1], dim=0)),
         words=len(rows),
     )
+
+
+def _linked(pairs: Sequence[tuple[str, str]]) -> Int[Tensor, " pairs"]:
+    """A number for each pair, the same for those that are linked by words in common."""
+    group: dict[str, int] = {}
+    for number, (a, b) in enumerate(pairs):
+        joined = {group.get(a, number), group.get(b, number)}
+        group |= {word: number for word, old in group.items() if old in joined} | {a: number, b: number}
+    distinct = {old: number for number, old in enumerate(dict.fromkeys(group[a] for a, _ in pairs))}
+    return torch.tensor([distinct[group[a]] for a, _ in pairs], dtype=torch.long)
 
 
 def _unit(difference: Float[Tensor, " dim"]) -> Float[Tensor, " dim"]:

@@ -25,7 +25,7 @@ Classify = Callable[
 class ProbeScore:
     """Balanced accuracy (the mean of both classes' shares guessed right) on words whose lemma the probe never saw.
 
-    `control` is the same with the labels of lemmas shuffled, the mean of several shuffles (Hewitt & Liang 2019,
+    `control` is the same with shuffled labels (`shuffle_by_lemma`), the mean of several (Hewitt & Liang 2019,
     D19-1275): about 0.5, the chance level; for some ten words a class it is less, as a word that is held out
     leaves the others against it. `majority` is the share of the larger class. `one_dimension` is the best that a
     single coordinate does, chosen on the words that it isn't tested on: what it lacks to `accuracy` takes a
@@ -59,13 +59,15 @@ def linear_probe(vectors: Float[Tensor, "words dim"], labels: Sequence[bool], le
     )
 
 
-def lemma_folds(truth: Bool[Tensor, " words"], lemmas: Sequence[str]) -> list[Bool[Tensor, " words"]]:
+def lemma_folds(
+    truth: Bool[Tensor, " words"], lemmas: Sequence[str], folds: int = _FOLDS
+) -> list[Bool[Tensor, " words"]]:
     """Which words are tested in each fold: words of one lemma together, both classes spread evenly."""
     labels = _labels_of(truth, lemmas)
     rng = random.Random(_SEED)
-    # Lemmas that only one class has, then those of the other, then those with words in both.
+    # Lemmas of one class alone, of both, of the other alone: each class is one stretch, so every fold gets some.
     dealt = sorted(labels, key=lambda lemma: (sorted(labels[lemma]), rng.random()))
-    folds = min(_FOLDS, *(sum(label in found for found in labels.values()) for label in (False, True)))
+    folds = min(folds, *(sum(label in found for found in labels.values()) for label in (False, True)))
     number = {lemma: place % folds for place, lemma in enumerate(dealt)}
     numbers = torch.tensor([number[lemma] for lemma in lemmas])
     return [numbers == fold for fold in range(folds)]
@@ -115,7 +117,7 @@ def _classify(
     mean = known.mean(0)
     known, asked, signs = known - mean, asked - mean, truth.float() * 2 - 1
     signs = signs - signs.mean()
-    ridge = _RIDGE * known.square().sum(1).mean()
+    ridge = _RIDGE * known.square().sum(1).mean().clamp_min(1e-12)
     # By words or by dimensions, whichever are fewer: the same weights.
     if len(known) < known.shape[1]:
         weights = known.T @ torch.linalg.solve(known @ known.T + ridge * torch.eye(len(known)), signs)

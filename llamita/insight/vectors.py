@@ -100,7 +100,7 @@ class Vectors:
         if found.text in self._states:
             return found
         if found.several and self._whole_only:
-            raise UserError(f"{found}: what a layer makes of it shows in a context only; give one")
+            raise UserError(f"{found}: what a layer makes of it shows in a context only, see --context")
         for number, token in zip(found.ids, found.tokens, strict=True):
             if number not in self._place and not self._matrix[number].any():
                 raise UserError(f"{found}, and {token!r} has no vector here: it wasn't met in the text that was read")
@@ -143,6 +143,8 @@ class Vectors:
         """The same by 3CosMul (Levy & Goldberg 2014): cosines are multiplied and divided, not added."""
         plus = [self.find(word) for word in _several(positive)]
         minus = [self.find(word) for word in _several(negative)]
+        if not plus and not minus:
+            raise UserError("no word to compare with: give at least one")
         # One reading of the table for all words.
         cosines = self.unit @ torch.stack([self.unit_vector(word) for word in (*plus, *minus)]).T
         shifted = (1 + cosines) / 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llamita.errors import UserError
 from llamita.text.tokenizer import Tokenizer
 
-_BY_ID = re.compile(r"#(\d+)")
+_BY_ID = re.compile(r"#(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,11 +199,16 @@ def _probes(spaces: Mapping[str, _Asked], properties: Mapping[str, Property], ro
         kept = [number for number, word in enumerate(known.words) if word in rows.of]
         places = [rows.of[known.words[number]] for number in kept]
         labels, lemmas = [known.labels[number] for number in kept], [known.lemmas[number] for number in kept]
-        scores: dict[str, ProbeScore] = {
-            space: linear_probe(asked.unit[places], labels, lemmas)
-            for space, asked in spaces.items()
-            if not space.startswith("layer ") or asked.unknown.isdisjoint(places)
-        }
+        try:
+            scores: dict[str, ProbeScore] = {
+                space: linear_probe(asked.unit[places], labels, lemmas)
+                for space, asked in spaces.items()
+                if not space.startswith("layer ") or asked.unknown.isdisjoint(places)
+            }
+        except UserError as error:
+            missing = [word for word in known.words if word not in rows.of]
+            without = f" without {', '.join(missing)}, which the vocabulary lacks" if missing else ""
+            raise UserError(f"{name}: {error}{without}") from error
         accuracy, after = {space: score.accuracy for space, score in scores.items()}, scores["after"]
         reports[name] = ProbeReport(
             words=after.words,

@@ -81,10 +81,8 @@ def context_state(
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     if len(bos) + len(ids) > model.config.max_seq_len:
         raise UserError(f"the context has {len(ids)} tokens, the model reads {model.config.max_seq_len}: shorten it")
-    found = []
-    for wanted in (list(find_word(tokenizer, word).ids), tokenizer.encode(word)):
-        size = len(wanted)
-        found += [(at + size, wanted) for at in range(len(ids) - size + 1) if wanted and ids[at : at + size] == wanted]
+    spellings = [list(find_word(tokenizer, word).ids), tokenizer.encode(word)]
+    found = [(end, wanted) for wanted in spellings for end in _ends_of(tokenizer, wanted, ids)]
     if not found:
         raise UserError(
             f"{word!r} isn't in the context, whose tokens are {', '.join(map(repr, tokenizer.tokens(ids)))}"
@@ -93,3 +91,19 @@ def context_state(
     tokens = torch.tensor([bos + ids], device=model.embeddings.weight.device)
     state = layer_states(model, tokens)[layer][0, len(bos) + end - 1]
     return Word(word, tuple(here), tuple(tokenizer.tokens(here))), state
+
+
+def _ends_of(tokenizer: Tokenizer, wanted: list[int], ids: list[int]) -> list[int]:
+    """Where a word's tokens end in a text; with subwords, not inside a longer word."""
+    size = len(wanted)
+    ends = [at + size for at in range(len(ids) - size + 1) if wanted and ids[at : at + size] == wanted]
+    if tokenizer.byte_table is None:
+        return ends
+    tokens = tokenizer.tokens(ids)
+
+    def apart(end: int) -> bool:
+        before, first = tokens[end - size - 1][-1:] if end > size else "", tokens[end - size][:1]
+        after = tokens[end][:1] if end < len(tokens) else ""
+        return not after.isalpha() and not (before.isalpha() and first.isalpha())
+
+    return [end for end in ends if apart(end)]

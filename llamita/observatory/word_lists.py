@@ -54,10 +54,9 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def read_two_lists(first: Path, second: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Two lists of words with their lemmas; UserError for a word or a lemma of both."""
+    """Two lists of words with their lemmas; UserError for a word of both."""
     lists = read_words(first), read_words(second)
-    words, lemmas = (set(lists[0]) & set(lists[1]), set(lists[0].values()) & set(lists[1].values()))
-    for both in sorted(words) or sorted(lemmas):
+    for both in sorted(set(lists[0]) & set(lists[1])):
         raise UserError(f"{both!r} is in both {first} and {second}; keep it in one")
     return lists
 

@@ -10,6 +10,7 @@ from llamita.config import DataConfig, RunConfig, TokenizerConfig
 from llamita.errors import UsageError
 from llamita.layers import Layer
 from llamita.runs.folder import Run
+from llamita.runs.lock import writing
 from llamita.text.shards import Corpora, byte_length, write_shards
 from llamita.text.sources import ReadReport, Source, find, read
 from llamita.text.tokenizer import Tokenizer
@@ -68,19 +69,20 @@ def prepare_run(target: Path, sources: Sequence[str], asked: list[Layer], progre
     draft, _ = resolve(sourced, hardware, text.report.bytes, rough_tokens, vocab_size)
     tokenizer = make_tokenizer(text, draft.tokenizer, progress)
     run = Run.create(target)
-    tokenizer.save(run.tokenizer_file)
-    corpora = write_shards(
-        read(text.sources, field=text.field),
-        tokenizer,
-        run.data_folder,
-        validation_fraction=draft.data.validation_fraction,
-        seed=draft.training.seed,
-        progress=(lambda done: progress("encoding the text", done, text.report.bytes)) if progress else None,
-    )
-    size = tokenizer.get_vocab_size()
-    config, _ = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, size)
-    run.write_environment()
-    run.write_config(config)
+    with writing(run.path):
+        tokenizer.save(run.tokenizer_file)
+        corpora = write_shards(
+            read(text.sources, field=text.field),
+            tokenizer,
+            run.data_folder,
+            validation_fraction=draft.data.validation_fraction,
+            seed=draft.training.seed,
+            progress=(lambda done: progress("encoding the text", done, text.report.bytes)) if progress else None,
+        )
+        size = tokenizer.get_vocab_size()
+        config, _ = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, size)
+        run.write_environment()
+        run.write_config(config)
     return Prepared(run, text, tokenizer, corpora)
 
 

@@ -1,5 +1,7 @@
 """A run from its folder: train from the newest checkpoint on, evaluate, sample, save."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from llamita.generation.sampling import Sampling
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.checkpoint import Checkpoint, load_state, load_weights, prune_checkpoints, save_checkpoint
 from llamita.runs.folder import Run, write_text
+from llamita.runs.lock import writing
 from llamita.text.batches import Batches
 from llamita.text.shards import Corpora, open_corpora
 from llamita.text.tokenizer import Tokenizer
@@ -59,6 +62,8 @@ class Session:
     def __init__(self, run: Run, config: RunConfig | None = None) -> None:
         self.run = run
         self.config: RunConfig = config or run.config()
+        minutes = self.config.training.max_minutes
+        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self.tokenizer: Tokenizer = run.tokenizer()
         self.corpora: Corpora = open_corpora(run.data_folder, fingerprint=self.tokenizer.fingerprint)
         training = self.config.training
@@ -75,7 +80,19 @@ class Session:
         self._last_evaluation: Evaluated | None = None
 
     def events(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Train to the end, or to the step after which `should_stop` holds; everything is saved then."""
+        """Train to the end, or to the step after which `should_stop` holds or time is up; everything is saved then.
+
+        UserError if another process is writing the run, or has gone on with it since it was opened here.
+        """
+        with writing(self.run.path):
+            found = self.run.checkpoints()
+            if found and found[-1].step > self.state.step:
+                raise UserError(f"{self.run.path} has gone on to step {found[-1].step} meanwhile; resume it again")
+            if self.config != self.run.config():
+                self.run.write_config(self.config)
+            yield from self._train(should_stop)
+
+    def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         training = self.config.training
         # A run that starts over measures itself at step 0 again.
         self.run.forget_metrics_after(self.state.step or -1)
@@ -87,7 +104,7 @@ class Session:
             if metrics is not None:
                 self.run.append_metrics(asdict(metrics))
                 yield metrics
-            stopping = should_stop() and not last
+            stopping = (should_stop() or time.monotonic() >= self._deadline) and not last
             due = step % training.eval_every == 0 or last
             if due:
                 yield from self._evaluate()

@@ -7,6 +7,7 @@ from llamita import layers
 from llamita.config import RunConfig
 from llamita.layers import Layer
 from llamita.runs.folder import Run
+from llamita.runs.lock import writing
 from llamita.text.shards import Corpora, split_documents, write_shards
 from llamita.text.storyworld import Story, StoryWorld, floor
 from llamita.text.tokenizer import Tokenizer
@@ -30,6 +31,12 @@ class PreparedStories:
     tokenizer: Tokenizer
     corpora: Corpora
     floor: float
+
+
+def is_story_run(config: RunConfig) -> bool:
+    """Whether a run was told its stories by StoryWorld; early ones spelled their source as a folder is."""
+    early = config.data.packing == "documents" and config.tokenizer.kind == "word"
+    return config.data.sources == (STORY_SOURCE,) or (early and config.data.sources == ("storyworld",))
 
 
 def story_config(asked: list[Layer]) -> RunConfig:
@@ -63,8 +70,9 @@ def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
     merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
     config = layers.build(merged)
     run = Run.create(target)
-    tokenizer.save(run.tokenizer_file)
-    corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
-    run.write_environment()
-    run.write_config(config)
+    with writing(run.path):
+        tokenizer.save(run.tokenizer_file)
+        corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
+        run.write_environment()
+        run.write_config(config)
     return PreparedStories(run, world, tokenizer, corpora, floor(held_out))

@@ -16,7 +16,7 @@ def test_neighbors_are_listed_and_counted(tiny_run: Run) -> None:
     vectors = table_vectors(tiny_run)
     expected = vectors.most_similar("the", topn=4)
     assert found["neighbors"] == [{"token": one.token, "id": one.id, "similarity": one.similarity} for one in expected]
-    assert found["words"][0]["tokens"] == [" the"] and found["space"] == "the input table"
+    assert found["words"][0]["tokens"] == [" the"] and found["space"] == "input table"
     shown = llamita("embeddings", "neighbors", tiny_run.path, "the", "--top", 4)
     assert shown.code == 0 and all(f"{one.similarity:.4f}" in shown.out for one in expected)
 
@@ -123,13 +123,13 @@ def test_a_direction_from_pairs_or_lists_is_tested_and_shown(tiny_run: Run, tmp_
     [
         (("direction",), 2, "give pairs such as man:woman"),
         (("direction", "the:a:b"), 2, "'the:a:b' is no pair"),
-        (("direction", "the:a"), 1, "1 different pairs of words"),
+        (("direction", "the:a"), 1, "1 groups of pairs"),
         (("direction", "the:the", "a:a", "and:and"), 1, "both sides have the same vectors"),
         (("neighbors", "the", "--layer", "1", "--table", "output"), 2, "--layer 1 is no part of --table output"),
         (("neighbors", "the", "--top", "0"), 1, "topn is 0"),
         (("neighbors", "the", "--layer", "9"), 2, "--layer 9: this model has layers 0"),
         (("neighbors", "dog", "--context", "the cat"), 1, "'dog' isn't in the context"),
-        (("neighbors", "the", "--context", "the cat", "--table", "output"), 2, "is no part of --table output"),
+        (("neighbors", "the", "--context", "the cat", "--table", "output"), 2, "give --layer instead of --table"),
         (("neighbors", "the", "--checkpoint", "77"), 1, "there are best, latest, initial"),
         (("odd-one-out", "the"), 1, "1 words: give at least 3"),
         (("export", "vectors.npz"), 2, "vectors are written as .txt, .vec, .bin"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from llamita.runs.folder import Run
 from tests.cli.command_line import TINY, llamita
@@ -45,3 +46,16 @@ def test_a_signal_stops_a_run_after_saving_it(
     assert saved.step == [row["step"] for row in run.metrics() if "loss" in row][-1]
     told = llamita("resume", run.path, "--training.steps", saved.step + 2, "--json").json
     assert (told["step"], told["steps"]) == (saved.step + 2, saved.step + 2)
+
+
+def test_a_run_whose_time_is_up_is_saved_and_goes_on_later(tiny_text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped = llamita("train", tiny_text, "--run", run, *TINY, "--training.steps", 4, "--training.max-minutes", 1e-9)
+    assert stopped.code == 75 and f"llamita resume {run}" in stopped.out
+    assert [saved.step for saved in Run.open(run).checkpoints()] == [1]
+    assert llamita("resume", run).code == 75
+    assert llamita("resume", run, "--training.max-minutes", "off").code == 0
+    whole = tmp_path / "whole"
+    assert llamita("train", tiny_text, "--run", whole, *TINY, "--training.steps", 4).code == 0
+    tables = [Run.open(path).model("latest").embeddings.weight for path in (run, whole)]
+    assert torch.equal(tables[0], tables[1])

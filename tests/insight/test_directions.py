@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from llamita.errors import UserError
-from llamita.insight.directions import direction_of_lists, direction_of_pairs
+from llamita.insight.directions import _linked, direction_of_lists, direction_of_pairs
 
 
 def vectors(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -47,6 +47,22 @@ def test_held_out_pairs_are_judged_by_pairs_that_share_no_word_with_them() -> No
     assert found.accuracy == pytest.approx(right / 12) and found.words == 22
 
 
+@pytest.mark.parametrize(("firsts", "each"), [(3, 4), (8, 3)])
+def test_pairs_of_the_same_words_do_not_prove_each_other(firsts: int, each: int) -> None:
+    words = [(f"h{first}", f"t{first} {other}") for first in range(firsts) for other in range(each)]
+    found = []
+    for seed in range(40):
+        own = vectors(firsts, seed).repeat_interleave(each, 0)
+        found.append(direction_of_pairs(own, vectors(firsts * each, 500 + seed), words))
+    assert sum(one.p_value <= 0.05 for one in found) <= 6
+    assert abs(sum(one.agreement for one in found) / 40) < 0.15
+
+
+def test_pairs_are_linked_by_chains_of_words() -> None:
+    pairs = [("a", "b"), ("c", "d"), ("e", "f"), ("d", "a"), ("g", "h")]
+    assert _linked(pairs).tolist() == [0, 0, 1, 0, 2]
+
+
 def test_a_pair_that_is_given_again_counts_once() -> None:
     first, second = vectors(5, 0), vectors(5, 1)
     once = direction_of_pairs(first, second, names(5))
@@ -74,9 +90,9 @@ def test_forms_of_a_lemma_do_not_help_each_other() -> None:
 
 
 def test_what_cannot_be_tested_is_an_error() -> None:
-    with pytest.raises(UserError, match="2 different pairs of words"):
+    with pytest.raises(UserError, match="2 groups of pairs without a word in common"):
         direction_of_pairs(vectors(3, 0), vectors(3, 1), [*names(2), ("a1", "b1")])
-    with pytest.raises(UserError, match="at least 3 of different words"):
+    with pytest.raises(UserError, match="1 groups of pairs"):
         direction_of_pairs(vectors(3, 0), vectors(3, 1), [("a", "b"), ("a", "c"), ("a", "d")])
     with pytest.raises(UserError, match="lists of 2 and 9 lemmas"):
         direction_of_lists(vectors(2, 0), vectors(9, 1), list("abcdefghijk"))

@@ -83,3 +83,9 @@ def test_the_same_words_give_the_same_score() -> None:
 def test_a_class_needs_lemmas_to_learn_from() -> None:
     with pytest.raises(UserError, match="a class of 2 lemmas: a probe needs at least 5"):
         linear_probe(torch.randn(9, 4), [True] * 6 + [False] * 3, [*"abcdef", "g", "g", "h"])
+
+
+def test_vectors_that_are_all_the_same_tell_nothing() -> None:
+    _, labels, lemmas = planted(20, 2, 0.0)
+    for vectors in (torch.zeros(20, 8), torch.ones(20, 8)):
+        assert linear_probe(vectors, labels, lemmas).accuracy == 0.5

@@ -49,6 +49,13 @@ def test_of_both_ways_to_write_a_word_the_later_place_counts(tiny_run: Run) -> N
     torch.testing.assert_close(state, layer_states(model, tokens)[1][0, -1])
 
 
+def test_a_word_is_not_found_inside_another(tiny_run: Run) -> None:
+    model, tokenizer = tiny_run.model("latest"), tiny_run.tokenizer()
+    _, state = context_state(model, tokenizer, "in", "in time, inzz and zzin", 1)
+    tokens = torch.tensor([[tokenizer.bos_id, *tokenizer.encode("in")]])
+    torch.testing.assert_close(state, layer_states(model, tokens)[1][0, -1])
+
+
 def test_wrong_questions_are_told_what_is_there(tiny_run: Run, copied_run: Run) -> None:
     model, tokenizer = tiny_run.model("latest"), tiny_run.tokenizer()
     with pytest.raises(UsageError, match="--layer 3: this model has layers 0 .* to 2"):

@@ -90,6 +90,7 @@ KNOBS: dict[str, Knob] = {
     "optimizer.decay_fraction": Knob(WSD | {"optimizer.decay_fraction": 0.5}, WSD | {"optimizer.decay_fraction": 0.1}),
     "optimizer.min_lr_ratio": Knob({"optimizer.min_lr_ratio": 0.5}, {"optimizer.min_lr_ratio": 0.0}),
     "training.steps": Knob({"training.steps": 5}),
+    "training.max_minutes": Knob({"training.max_minutes": 1e-9}),
     "training.batch_size": Knob({"training.batch_size": 2}),
     "training.micro_batch_size": Knob({"training.micro_batch_size": 1}),
     "training.seed": Knob({"training.seed": 1}),
