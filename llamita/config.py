@@ -190,7 +190,8 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, how much at a time, on what, and how often something is looked at or saved.
 
-    After `max_minutes` of one process a run is saved and stops; resuming it goes on.
+    After `max_minutes` of one process a run is saved and stops; resuming it goes on. Of its checkpoints the newest
+    `keep_last` stay, the best, and those at multiples of `keep_every` steps.
     """
 
     steps: int = 1000
@@ -207,6 +208,7 @@ class TrainingConfig:
     eval_tokens: int = 1_000_000
     save_every: int = 250
     keep_last: int = 2
+    keep_every: int | None = None
     sample_tokens: int = 64
 
     def __post_init__(self) -> None:
@@ -220,6 +222,10 @@ class TrainingConfig:
             self.batch_size % self.micro_batch_size == 0,
             f"training.batch_size ({self.batch_size}) must be a multiple of "
             f"training.micro_batch_size ({self.micro_batch_size})",
+        )
+        _require(
+            self.keep_every is None or self.keep_every > 0,
+            f"training.keep_every ({self.keep_every}) must be greater than 0, or off",
         )
         minutes = self.max_minutes
         _require(minutes is None or minutes > 0, f"training.max_minutes ({minutes}) must be greater than 0, or off")

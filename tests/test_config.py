@@ -136,3 +136,8 @@ def test_a_limit_of_time_must_leave_some() -> None:
     for minutes in (0.0, -1.0):
         with pytest.raises(UsageError, match=f"training.max_minutes .{minutes}. must be greater than 0"):
             TrainingConfig(max_minutes=minutes)
+
+
+def test_checkpoints_are_kept_at_some_distance_or_not_for_it() -> None:
+    with pytest.raises(UsageError, match="training.keep_every .0. must be greater than 0, or off"):
+        TrainingConfig(keep_every=0)

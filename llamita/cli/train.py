@@ -25,7 +25,7 @@ from llamita.training.loop import StepMetrics
 from llamita.training.plan import make_plan
 from llamita.training.prepare import Prepared, prepare_run
 from llamita.training.schedule import lr_multiplier
-from llamita.training.session import Evaluated, Event, Sampled, Saved, Session
+from llamita.training.session import Evaluated, Event, NotSaved, Sampled, Saved, Session
 
 
 def train(
@@ -143,6 +143,8 @@ def show(event: Event, config: RunConfig, line: Line) -> None:
         line.say(f"step {event.step}: validation loss {result.loss:.4f} nats a token{per_byte}")
     elif isinstance(event, Sampled):
         line.say("  " + " ".join(event.text.split())[:160], style="dim")
+    elif isinstance(event, NotSaved):
+        line.say(f"warning: step {event.step} isn't saved: {event.reason}; going on, and trying again", style="yellow")
     elif isinstance(event, Saved) and event.stopped:
         line.say(f"saved {event.checkpoint.path}")
 

@@ -22,6 +22,10 @@ _FORMAT = 1
 _WEIGHTS, _STATE, _META = "model.safetensors", "state.safetensors", "meta.json"
 
 
+class UnsavedError(UserError):
+    """A checkpoint couldn't be written; those before it are as they were."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A complete checkpoint on disk; `meta` is its meta.json."""
@@ -60,12 +64,27 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
 def save_checkpoint(
     folder: Path, weights: dict[str, Tensor], state: dict[str, Tensor], meta: dict[str, Any]
 ) -> Checkpoint:
-    """Write folder/step_XXXXXXXX with the weights, the tensors of the training state and meta.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write folder/step_XXXXXXXX with the weights, the tensors of the training state and meta.json.
+
+    UnsavedError if it can't be written (a full disk, say): then nothing of it is left. The folder must have one
+    writer (`writing`): what a killed one left half-written is removed.
+    """
     final = folder / f"step_{meta['step']:08d}"
     aside = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".step_*"):
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir()
+        return _written(aside, final, weights, state, meta)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise UnsavedError(f"{final}: can't be written ({error}); make room, or let it be written") from error
+
+
+def _written(
+    aside: Path, final: Path, weights: dict[str, Tensor], state: dict[str, Tensor], meta: dict[str, Any]
+) -> Checkpoint:
     sums = {}
     for name, tensors in ((_WEIGHTS, weights), (_STATE, state)):
         plain = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
@@ -78,17 +97,18 @@ def save_checkpoint(
     if final.exists():
         shutil.rmtree(final)
     aside.rename(final)
-    _sync(folder)
+    _sync(final.parent)
     return Checkpoint(final, meta)
 
 
-def prune_checkpoints(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the one of the lowest validation loss."""
+def prune_checkpoints(folder: Path, keep_last: int, keep_every: int | None = None) -> None:
+    """Remove all but the newest `keep_last` checkpoints, the best one and those at multiples of `keep_every` steps."""
     found = checkpoints(folder)
     rated = [item for item in found if item.val_loss is not None]
     best = min(rated, key=lambda item: item.val_loss or 0.0, default=None)
     for item in found[:-keep_last]:
-        if best is None or item.path != best.path:
+        milestone = keep_every is not None and item.step % keep_every == 0
+        if not milestone and (best is None or item.path != best.path):
             shutil.rmtree(item.path)
 
 

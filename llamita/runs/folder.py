@@ -131,9 +131,16 @@ class Run:
         return model.to(device).eval()
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add a line to metrics.jsonl, or nothing at all if it can't be written."""
+        before = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError:
+            # Half a line would make the next one unreadable, too.
+            if self.metrics_file.exists():
+                os.truncate(self.metrics_file, before)
+            raise
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut off is left out."""
@@ -160,11 +167,14 @@ def initial_model(config: RunConfig) -> LLaMaTransformer:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file as a whole: readers see the old content or the new, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str | None:

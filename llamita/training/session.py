@@ -1,5 +1,6 @@
 """A run from its folder: train from the newest checkpoint on, evaluate, sample, save."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,14 @@ from llamita.errors import UserError
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
 from llamita.model.transformer import LLaMaTransformer
-from llamita.runs.checkpoint import Checkpoint, load_state, load_weights, prune_checkpoints, save_checkpoint
+from llamita.runs.checkpoint import (
+    Checkpoint,
+    UnsavedError,
+    load_state,
+    load_weights,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from llamita.runs.folder import Run, write_text
 from llamita.runs.lock import writing
 from llamita.text.batches import Batches
@@ -50,7 +58,15 @@ class Saved:
     stopped: bool = False
 
 
-Event = StepMetrics | Evaluated | Sampled | Saved
+@dataclass(frozen=True, slots=True)
+class NotSaved:
+    """A checkpoint couldn't be written for this reason; training goes on and tries again soon."""
+
+    step: int
+    reason: str
+
+
+Event = StepMetrics | Evaluated | Sampled | Saved | NotSaved
 
 
 class Session:
@@ -78,11 +94,14 @@ class Session:
             restore_state(self.model, self.optimizer, load_state(found[-1]))
             self.state = TrainState.from_dict(found[-1].meta)
         self._last_evaluation: Evaluated | None = None
+        self._unsaved = False
+        self._unwritten: list[dict[str, Any]] = []
 
     def events(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end, or to the step after which `should_stop` holds or time is up; everything is saved then.
 
-        UserError if another process is writing the run, or has gone on with it since it was opened here.
+        A disk that is full is no reason to stop before the end: what can't be written is tried again. UserError
+        if the end can't be saved, or another process is writing the run or has gone on with it meanwhile.
         """
         with writing(self.run.path):
             found = self.run.checkpoints()
@@ -102,14 +121,15 @@ class Session:
         for self.state, metrics in steps:
             step, last = self.state.step, self.state.step == training.steps
             if metrics is not None:
-                self.run.append_metrics(asdict(metrics))
+                self._note(asdict(metrics))
                 yield metrics
             stopping = (should_stop() or time.monotonic() >= self._deadline) and not last
             due = step % training.eval_every == 0 or last
             if due:
                 yield from self._evaluate()
-            if stopping or last or step % training.save_every == 0 or self._is_best():
-                yield Saved(self._save(), stopping)
+            retry = self._unsaved and metrics is not None
+            if stopping or last or step % training.save_every == 0 or self._is_best() or retry:
+                yield self._save_or_tell(stopping, last)
             if stopping:
                 return
             if due:
@@ -140,7 +160,7 @@ class Session:
         )
         event = self._last_evaluation = Evaluated(self.state.step, result)
         figures = {"val_loss": result.loss, "bits_per_byte": result.bits_per_byte}
-        self.run.append_metrics({"step": event.step, **figures})
+        self._note({"step": event.step, **figures})
         yield event
 
     def _is_best(self) -> bool:
@@ -163,9 +183,29 @@ class Session:
             # A tokenizer that makes nothing of the prompt, or a diverged model, is no reason to end training.
             return
         folder = self.run.path / "samples"
-        folder.mkdir(exist_ok=True)
-        write_text(folder / f"step_{self.state.step:08d}.txt", made.text + "\n")
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            write_text(folder / f"step_{self.state.step:08d}.txt", made.text + "\n")
         yield Sampled(self.state.step, made.text)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Add a line to the metrics, after those that couldn't be written before."""
+        self._unwritten.append(row)
+        with contextlib.suppress(OSError):
+            while self._unwritten:
+                self.run.append_metrics(self._unwritten[0])
+                del self._unwritten[0]
+
+    def _save_or_tell(self, stopping: bool, last: bool) -> Saved | NotSaved:
+        try:
+            saved = Saved(self._save(), stopping)
+        except UnsavedError as error:
+            if stopping or last:
+                raise UserError(f"{error}; then go on with: llamita resume {self.run.path}") from error
+            self._unsaved = True
+            return NotSaved(self.state.step, str(error))
+        self._unsaved = False
+        return saved
 
     def _save(self) -> Checkpoint:
         event = self._last_evaluation
@@ -175,5 +215,5 @@ class Session:
         folder = self.run.checkpoint_folder
         state = state_tensors(self.model, self.optimizer)
         checkpoint = save_checkpoint(folder, self.model.state_dict(), state, meta)
-        prune_checkpoints(folder, self.config.training.keep_last)
+        prune_checkpoints(folder, self.config.training.keep_last, self.config.training.keep_every)
         return checkpoint

@@ -189,6 +189,13 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert steps(tmp_path) == [2, 6]
 
 
+def test_milestones_stay(tmp_path: Path) -> None:
+    for step in range(1, 10):
+        saved(tmp_path, step, val_loss=10.0 - step)
+    prune_checkpoints(tmp_path, keep_last=2, keep_every=3)
+    assert steps(tmp_path) == [3, 6, 8, 9]
+
+
 @pytest.mark.parametrize("keep_last", [1, 3, 5])
 def test_without_validation_losses_only_the_newest_stay(keep_last: int, tmp_path: Path) -> None:
     for step in range(1, 5):

@@ -53,7 +53,13 @@ def test_a_config_is_read_as_it_was_written(tiny_run: Run, copied_run: Run) -> N
 def test_every_setting_of_a_resolved_config_has_a_real_value(tiny_run: Run) -> None:
     flat = layers.flat(tiny_run.config())
     off = {name for name, value in flat.items() if value is None}
-    assert off <= {"model.rope_scaling", "tokenizer.file", "optimizer.clip", "training.max_minutes"}
+    assert off <= {
+        "model.rope_scaling",
+        "tokenizer.file",
+        "optimizer.clip",
+        "training.max_minutes",
+        "training.keep_every",
+    }
     assert "auto" not in flat.values()
 
 

@@ -103,6 +103,7 @@ KNOBS: dict[str, Knob] = {
     "training.eval_tokens": Knob({"training.eval_tokens": 100}, MUCH_HELD_OUT),
     "training.save_every": Knob(often(save_every=1), often()),
     "training.keep_last": Knob(often(keep_last=1), often()),
+    "training.keep_every": Knob(often(keep_last=1, keep_every=2), often(keep_last=1)),
     "training.sample_tokens": Knob({"training.sample_tokens": 4}),
 }
 
