@@ -16,6 +16,7 @@ from llamita.cli.stopping import Stopping
 from llamita.cli.train import show
 from llamita.cli.walkthrough import print_walkthrough
 from llamita.errors import UsageError
+from llamita.files import write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
 from llamita.insight.directions import direction_of_pairs
@@ -25,7 +26,7 @@ from llamita.observatory.lessons import Lessons, story_groups, story_lessons
 from llamita.observatory.meaning import AnalogyReport, Meaning, ProbeReport, measure
 from llamita.observatory.plots import plot_losses, plot_map
 from llamita.observatory.summary import summarize
-from llamita.runs.folder import Run, write_text
+from llamita.runs.folder import Run
 from llamita.runs.lock import writing
 from llamita.training.session import Evaluated, Session
 from llamita.training.stories import PreparedStories, is_story_run, prepare_stories, story_config

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from llamita.cli.console import escaped, narrator, out, padded, print_json
 from llamita.errors import UsageError, UserError
+from llamita.files import write_text
 from llamita.insight.dimensions import Coordinate
 from llamita.insight.stages import Stage
 from llamita.insight.walkthrough import Walkthrough, toy, walk_through
 from llamita.observatory.walkthrough_page import walkthrough_page
-from llamita.runs.folder import Run, write_text
+from llamita.runs.folder import Run
 
 _COORDINATES = 8
 _CHARACTERS = 32

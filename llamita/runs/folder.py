@@ -15,6 +15,7 @@ import torch
 from llamita import layers
 from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError
+from llamita.files import write_text
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.checkpoint import Checkpoint, checkpoints, load_model
 from llamita.text.tokenizer import Tokenizer
@@ -162,19 +163,6 @@ def initial_model(config: RunConfig) -> LLaMaTransformer:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.training.seed)
         return LLaMaTransformer(config.model)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole: readers see the old content or the new, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str | None:

@@ -10,10 +10,9 @@ Longer than other files because what writes the format and what reads it belong 
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamita.errors import UserError
+from llamita.files import whole_file
 
 FORMAT_VERSION = 1
 LOOK_AHEAD_BYTES = 64 * 2**20  # text held back until the way of splitting is decided
@@ -198,7 +198,7 @@ def write_shards(
         "split": split if records["validation"]["tokens"] else "none",
         **records,
     }
-    with _written_whole(folder / "index.json") as file:
+    with whole_file(folder / "index.json") as file:
         file.write(json.dumps(index, indent=1).encode())
     return open_corpora(folder)
 
@@ -332,7 +332,7 @@ class _Writer:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path, _ = _shard_paths(self._folder, len(self._shards))
-            self._file = self._writing.enter_context(_written_whole(path))
+            self._file = self._writing.enter_context(whole_file(path))
         ids = np.asarray(ids)
         assert ids.min() >= 0 and ids.max() < self._vocab_size
         document = np.empty(len(self._bos) + len(ids), _dtype(self._vocab_size))
@@ -356,26 +356,11 @@ class _Writer:
 
     def _end_shard(self) -> None:
         _, path = _shard_paths(self._folder, len(self._shards))
-        with _written_whole(path) as file:
+        with whole_file(path) as file:
             np.save(file, np.array(self._starts, "<i8"))
         self._writing.close()
         self._shards.append({"documents": len(self._starts), "tokens": self._tokens, "text_bytes": self._text_bytes})
         self._starts, self._tokens, self._text_bytes, self._file = [], 0, 0, None
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Write aside; the name appears once all of the file is on the disk, and not at all after an error."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("wb", buffering=2**20) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def _clear(folder: Path, parts: Iterable[Part]) -> None:

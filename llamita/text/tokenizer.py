@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
 
 from llamita.errors import UserError
+from llamita.files import write_text
 from llamita.text.byte_level import is_byte_level, loses_nothing, readable, token_bytes
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
 from llamita.text.vocabulary import BOS, EOS, train_backend
@@ -97,17 +98,9 @@ class Tokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a tokenizer.json, which appears whole or not at all; makes the folders on the way."""
         file = Path(path)
-        aside = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with aside.open("w", encoding="utf-8", newline="\n") as out:
-                    out.write(self.to_json())
-                    out.flush()
-                    os.fsync(out.fileno())
-                os.replace(aside, file)
-            finally:
-                aside.unlink(missing_ok=True)
+            write_text(file, self.to_json())
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error}") from error
 

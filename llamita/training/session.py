@@ -11,6 +11,7 @@ import torch
 
 from llamita.config import RunConfig
 from llamita.errors import UserError
+from llamita.files import write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
 from llamita.model.transformer import LLaMaTransformer
@@ -22,7 +23,7 @@ from llamita.runs.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from llamita.runs.folder import Run, write_text
+from llamita.runs.folder import Run
 from llamita.runs.lock import writing
 from llamita.text.batches import Batches
 from llamita.text.shards import Corpora, open_corpora

@@ -10,7 +10,8 @@ import torch
 
 from llamita import layers
 from llamita.errors import UsageError, UserError
-from llamita.runs.folder import Run, write_text
+from llamita.files import write_text
+from llamita.runs.folder import Run
 from llamita.training.session import Session
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from llamita.errors import UserError
+from llamita.files import write_text
 from llamita.runs import checkpoint
-from llamita.runs.folder import Run, write_text
+from llamita.runs.folder import Run
 from llamita.training.session import NotSaved, Saved, Session
 from tests.cli.command_line import TINY, llamita
 from tests.training.tiny_runs import checkpoint_bytes, small_run, trained
