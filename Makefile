@@ -1,12 +1,13 @@
 # setup: .venv with everything | demo: the main job on the built-in corpus | test: all checks | bench: benchmarks
-# docs: the outputs and pictures that pages show, anew
+# docs: the outputs and pictures that pages show, anew | chaos: harm runs in every way that they survive, and report
 PYTHON ?= python3
 PIP_ARGS ?=
+CHAOS_MINUTES ?=
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test bench docs clean
+.PHONY: setup demo test bench chaos docs clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +33,9 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/all.py
+
+chaos: setup
+	$(BIN)/python -m tests.chaos $(if $(CHAOS_MINUTES),--minutes $(CHAOS_MINUTES))
 
 docs: setup
 	test -f runs/demo/report.json || $(BIN)/llamita demo

@@ -1,8 +1,10 @@
 """The frozen dataclasses of a run: one a TOML table, every field a real value, `None` only for off."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from llamita.errors import UsageError
 
@@ -16,6 +18,18 @@ _DERIVED: Any = None
 # A tied table's rows are small, so that the first logits are: standard deviation 2.5 / n_embd at most. Looked up,
 # they are scaled to this root mean square (docs/design.md has the law and the measurements).
 _TIED_STD, _TIED_WIDTH_STD, _TIED_INPUT_RMS = 0.02, 2.5, 0.2
+
+# Beyond what anybody builds: a config of a stranger must not have memory or threads taken without end.
+_LARGEST_MODEL: Final = MappingProxyType(
+    {"vocab_size": 1 << 22, "n_embd": 1 << 17, "n_layers": 1 << 10, "n_heads": 1 << 12, "n_kv_heads": 1 << 12}
+    | {"head_dim": 1 << 14, "multiple_of": 1 << 17, "ffn_dim": 1 << 20, "max_seq_len": 1 << 20}
+)
+_ROPE_TABLE: Final = 1 << 28  # positions times head_dim
+_LARGEST_TRAINING: Final = MappingProxyType({"batch_size": 1 << 20, "threads": 1 << 10, "sample_tokens": 1 << 16})
+_LARGEST_SCALING: Final = MappingProxyType(
+    {"factor": 1e6, "original_max_seq_len": 1 << 20, "high_freq_factor": 1e6, "beta_fast": 1e6}
+)
+_LEAST_TURNS: Final = 1e-6
 
 
 def _require(holds: bool, message: str) -> None:
@@ -33,7 +47,13 @@ def _chosen(table: str, config: object) -> None:
 
 def _positive(table: str, **values: float) -> None:
     for name, value in values.items():
-        _require(math.isfinite(value) and value > 0, f"{table}.{name} ({value}) must be greater than 0")
+        _require(0 < value < math.inf, f"{table}.{name} ({value}) must be greater than 0")
+
+
+def _at_most(limits: Mapping[str, float], table: str, config: object) -> None:
+    for name, limit in limits.items():
+        value = getattr(config, name)
+        _require(value <= limit, f"{table}.{name} ({value}) must be at most {limit}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +72,14 @@ class RopeScaling:
         _chosen("model.rope_scaling", self)
         _positive("model.rope_scaling", factor=self.factor, original_max_seq_len=self.original_max_seq_len)
         _require(self.factor >= 1, f"model.rope_scaling.factor ({self.factor}) must be at least 1")
+        _at_most(_LARGEST_SCALING, "model.rope_scaling", self)
         for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
             below, above = getattr(self, low), getattr(self, high)
             _positive("model.rope_scaling", **{low: below, high: above})
             _require(
-                below < above,
-                f"model.rope_scaling.{low} ({below}) must be less than model.rope_scaling.{high} ({above})",
+                _LEAST_TURNS <= below < above,
+                f"model.rope_scaling.{low} ({below}) must be less than model.rope_scaling.{high} ({above}), "
+                f"and at least {_LEAST_TURNS}",
             )
 
 
@@ -105,7 +127,12 @@ class ModelConfig:
     def _check(self) -> None:
         _positive("model", n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, ffn_dim=self.ffn_dim)
         _positive("model", embedding_scale=self.embedding_scale, rope_theta=self.rope_theta, norm_eps=self.norm_eps)
+        _at_most(_LARGEST_MODEL, "model", self)
         _require(self.rope_theta > 1, f"model.rope_theta ({self.rope_theta}) must be greater than 1")
+        _require(
+            self.positions != "rope" or self.max_seq_len * self.head_dim <= _ROPE_TABLE,
+            f"model.max_seq_len ({self.max_seq_len}) times head_dim ({self.head_dim}) is more than {_ROPE_TABLE}",
+        )
         _require(
             self.n_heads % self.n_kv_heads == 0,
             f"model.n_heads ({self.n_heads}) must be a multiple of model.n_kv_heads ({self.n_kv_heads})",
@@ -128,6 +155,7 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         _chosen("tokenizer", self)
         _positive("tokenizer", vocab_size=self.vocab_size)
+        _at_most({"vocab_size": _LARGEST_MODEL["vocab_size"]}, "tokenizer", self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,7 +219,9 @@ class TrainingConfig:
     """How long, how much at a time, on what, and how often something is looked at or saved.
 
     After `max_minutes` of one process a run is saved and stops; resuming it goes on. Of its checkpoints the newest
-    `keep_last` stay, the best, and those at multiples of `keep_every` steps.
+    `keep_last` stay, the best, and those at multiples of `keep_every` steps. A step whose loss or gradient norm is
+    `max_z_score` standard deviations above the last ones is skipped; after `rewind_after` skipped in a row the run
+    goes back to its last checkpoint, `max_rewinds` times. `deterministic` makes a GPU give the same bits every time.
     """
 
     steps: int = 1000
@@ -203,6 +233,10 @@ class TrainingConfig:
     precision: Precision = "auto"
     threads: int = 1
     compile: bool = False
+    deterministic: bool = False
+    max_z_score: float | None = 6.0
+    rewind_after: int = 5
+    max_rewinds: int = 3
     log_every: int = 10
     eval_every: int = 100
     eval_tokens: int = 1_000_000
@@ -217,7 +251,9 @@ class TrainingConfig:
             object.__setattr__(self, "micro_batch_size", self.batch_size)
         _positive("training", batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
         _positive("training", log_every=self.log_every, eval_every=self.eval_every, save_every=self.save_every)
+        _positive("training", rewind_after=self.rewind_after)
         _positive("training", keep_last=self.keep_last, eval_tokens=self.eval_tokens, threads=self.threads)
+        _at_most(_LARGEST_TRAINING, "training", self)
         _require(
             self.batch_size % self.micro_batch_size == 0,
             f"training.batch_size ({self.batch_size}) must be a multiple of "
@@ -227,9 +263,11 @@ class TrainingConfig:
             self.keep_every is None or self.keep_every > 0,
             f"training.keep_every ({self.keep_every}) must be greater than 0, or off",
         )
+        score = self.max_z_score
+        _require(score is None or score > 0, f"training.max_z_score ({score}) must be greater than 0, or off")
         minutes = self.max_minutes
         _require(minutes is None or minutes > 0, f"training.max_minutes ({minutes}) must be greater than 0, or off")
-        for name in ("steps", "sample_tokens"):
+        for name in ("steps", "sample_tokens", "max_rewinds"):
             _require(getattr(self, name) >= 0, f"training.{name} ({getattr(self, name)}) must not be negative")
 
     @property

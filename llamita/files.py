@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 24  # bytes written in one call, so that a writer can be stopped between two
+_BLOCK = 1 << 12
 
 
 class File(io.FileIO):
@@ -18,7 +19,10 @@ class File(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         """Write all of it, in calls that each take a few milliseconds; gives the number of bytes."""
-        view = memoryview(data).cast("B")
+        whole = memoryview(data)
+        if not whole.nbytes:
+            return 0
+        view = whole.cast("B")
         done = 0
         while done < len(view):
             done += os.write(self.fileno(), view[done : done + _CHUNK])
@@ -54,6 +58,39 @@ def write_text(path: Path, text: str) -> None:
     content = text.encode()
     with whole_file(path) as file:
         file.write(content)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, or nothing at all if it can't be written; half a line that a kill left goes."""
+    with File(path, "a+") as file:
+        end = _end_of_lines(file)
+        try:
+            if end < file.seek(0, os.SEEK_END):
+                os.truncate(path, end)
+            file.write(line.encode() + b"\n")
+        except OSError:
+            os.truncate(path, end)
+            raise
+
+
+def _end_of_lines(file: File) -> int:
+    """The place after the last line end of a file."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(end - _BLOCK, 0)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def remove_asides(folder: Path) -> None:
+    """Remove what killed writers of whole files left in a folder; nobody may be writing there."""
+    for path in folder.glob(".*.*"):
+        if path.suffix[1:].isdecimal() and path.is_file():
+            path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,16 +8,25 @@ import tomllib
 import types
 import typing
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from llamita.config import RunConfig
 from llamita.errors import UsageError
+from llamita.reading import read_text
 
 Table: TypeAlias = dict[str, Any]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TABLES = tuple(field.name for field in dataclasses.fields(RunConfig))
+
+_FILE_BYTES = 1 << 24  # room for the names of many sources
+_DEPTH = 8  # of tables in tables, of which a config has three
+# The parser takes time by the square of the parts of a dotted name.
+_DEEP_NAME = re.compile(r"""^[ \t\[]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){8}""", re.MULTILINE)
+_SHOWN = 200  # characters of a value in a message
+_INTEGERS = range(-(2**63), 2**63)  # as TOML has them
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,30 +39,38 @@ class Layer:
 
 def presets() -> list[str]:
     """Names of the presets that come with the package, smallest model first."""
-    folder = resources.files("llamita") / "presets"
-    names = [file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")]
-    return sorted(names, key=lambda name: preset(name).values["model"]["n_embd"])
+    return sorted(_presets(), key=lambda name: preset(name).values["model"]["n_embd"])
 
 
 def preset(name: str) -> Layer:
     """The layer of a shipped preset; UsageError for an unknown name."""
-    file = resources.files("llamita") / "presets" / f"{name}.toml"
-    if not file.is_file():
-        raise UsageError(f"--preset {name}: no such preset; choose one of {', '.join(presets())}")
+    file = _presets().get(name)
+    if file is None:
+        raise UsageError(f"--preset {_cut(name)}: no such preset; choose one of {', '.join(presets())}")
     return Layer(f"preset {name}", tomllib.loads(file.read_text(encoding="utf-8")))
+
+
+def _presets() -> dict[str, Traversable]:
+    """Files by the names of presets; no name that is asked for becomes a path."""
+    folder = resources.files("llamita") / "presets"
+    return {file.name.removesuffix(".toml"): file for file in folder.iterdir() if file.name.endswith(".toml")}
 
 
 def from_file(path: Path) -> Layer:
     """The layer of a TOML file; UsageError if it can't be read or parsed, or sets something outside of a table."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path, _FILE_BYTES)
+        values = {} if _DEEP_NAME.search(text) else tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror}); give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
+    if _DEEP_NAME.search(text) or _is_deep(values):
+        raise UsageError(f"{path}: more than {_DEPTH} tables in each other; settings are named like model.n_embd")
     for name, value in values.items():
         if not isinstance(value, dict):
-            raise UsageError(f"{path}: {name} = {value!r} must stand in a table; tables: {', '.join(_TABLES)}")
+            named = f"{_cut(name)} = {_shown(value)}"
+            raise UsageError(f"{path}: {named} must stand in a table; tables: {', '.join(_TABLES)}")
     return Layer(str(path), values)
 
 
@@ -162,7 +179,7 @@ def _typed(cls: Any, values: Table, prefix: str) -> Table:
     for key in values:
         if key not in hints:
             known = ", ".join(hints)
-            raise UsageError(f"unknown setting {prefix}{key} = {values[key]!r}; known here: {known}")
+            raise UsageError(f"unknown setting {prefix}{_cut(key)} = {_shown(values[key])}; known here: {known}")
     return {key: _convert(hints[key], value, f"{prefix}{key}") for key, value in values.items()}
 
 
@@ -175,11 +192,11 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         return _convert(hint, value, dotted)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UsageError(f"{dotted} = {value!r} must be a table of settings")
+            raise UsageError(f"{dotted} = {_shown(value)} must be a table of settings")
         return _typed(hint, value, f"{dotted}.")
     if origin is Literal:
         if value not in get_args(hint):
-            raise UsageError(f"{dotted} = {value!r} must be one of {', '.join(map(repr, get_args(hint)))}")
+            raise UsageError(f"{dotted} = {_shown(value)} must be one of {', '.join(map(repr, get_args(hint)))}")
         return value
     if origin is tuple:
         return _convert_tuple(hint, value, dotted)
@@ -191,12 +208,14 @@ def _convert_tuple(hint: Any, value: Any, dotted: str) -> tuple[Any, ...]:
     variadic = len(items) == 2 and items[1] is Ellipsis
     if not isinstance(value, list | tuple) or not (variadic or len(value) == len(items)):
         count = "" if variadic else f"{len(items)} "
-        raise UsageError(f"{dotted} = {value!r} must be a list of {count}values")
+        raise UsageError(f"{dotted} = {_shown(value)} must be a list of {count}values")
     kinds = [items[0]] * len(value) if variadic else items
     return tuple(_convert(kind, item, dotted) for kind, item in zip(kinds, value, strict=True))
 
 
 def _convert_plain(hint: Any, value: Any, dotted: str) -> Any:
+    if type(value) is int and value not in _INTEGERS:
+        raise UsageError(f"{dotted} = {_shown(value)} must be less than 2^63")
     if hint is float and type(value) is int:
         value = float(value)
     fits = type(value) is hint
@@ -207,5 +226,26 @@ def _convert_plain(hint: Any, value: Any, dotted: str) -> Any:
         fits = not _SURROGATE.search(value)
     if not fits:
         wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string in UTF-8"}
-        raise UsageError(f"{dotted} = {value!r} must be {wanted[hint]}")
+        raise UsageError(f"{dotted} = {_shown(value)} must be {wanted[hint]}")
     return value
+
+
+def _is_deep(values: Table) -> bool:
+    """Whether tables or lists lie deeper in each other than any setting does."""
+    level: list[Any] = [values]
+    for _ in range(_DEPTH):
+        items = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for inner in items for item in inner if isinstance(item, dict | list)]
+    return bool(level)
+
+
+def _shown(value: Any) -> str:
+    """A value as Python spells it, as far as it fits a message."""
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python spells no number of thousands of digits
+        return "a number of thousands of digits"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

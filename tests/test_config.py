@@ -9,6 +9,7 @@ import pytest
 from llamita import layers
 from llamita.config import ModelConfig, RopeScaling, RunConfig, TrainingConfig
 from llamita.errors import UsageError
+from llamita.model.rope import rope_tables
 
 SCALING = {"kind": "llama3", "factor": 2.0, "original_max_seq_len": 64}
 
@@ -48,6 +49,9 @@ IMPOSSIBLE: dict[str, list[float]] = {
     "training.batch_size": [0],
     "training.micro_batch_size": [0, 5],
     "training.threads": [0],
+    "training.max_z_score": [0.0, -1.0],
+    "training.rewind_after": [0],
+    "training.max_rewinds": [-1],
     "training.log_every": [0],
     "training.eval_every": [0],
     "training.eval_tokens": [0],
@@ -141,3 +145,65 @@ def test_a_limit_of_time_must_leave_some() -> None:
 def test_checkpoints_are_kept_at_some_distance_or_not_for_it() -> None:
     with pytest.raises(UsageError, match="training.keep_every .0. must be greater than 0, or off"):
         TrainingConfig(keep_every=0)
+
+
+# Beyond what anybody builds: a stranger's config must not take memory, threads or time without end.
+ENORMOUS: dict[str, float] = {
+    **{"model.vocab_size": 1 << 22, "model.n_embd": 1 << 17, "model.n_layers": 1 << 10, "model.n_heads": 1 << 12},
+    **{"model.n_kv_heads": 1 << 12, "model.head_dim": 1 << 14, "model.ffn_dim": 1 << 20, "model.multiple_of": 1 << 17},
+    **{"model.max_seq_len": 1 << 20, "model.rope_scaling.original_max_seq_len": 1 << 20},
+    **{"model.rope_scaling.factor": 1e6, "model.rope_scaling.high_freq_factor": 1e6},
+    **{"model.rope_scaling.beta_fast": 1e6, "tokenizer.vocab_size": 1 << 22, "training.batch_size": 1 << 20},
+    **{"training.threads": 1 << 10, "training.sample_tokens": 1 << 16},
+}
+# What else must change for the largest value to be possible.
+ROOM: dict[str, dict[str, Any]] = {
+    "model.n_embd": {"model.n_heads": 32},
+    "model.n_heads": {"model.head_dim": 2},
+    "model.n_kv_heads": {"model.n_heads": 1 << 12, "model.head_dim": 2},
+}
+
+
+@pytest.mark.parametrize("name", ENORMOUS)
+def test_the_largest_size_is_built_and_a_larger_one_refused(name: str) -> None:
+    limit = ENORMOUS[name]
+    for value in (limit, limit + 1, 2**63 - 1 if isinstance(limit, int) else 1e300):
+        values = layers.merge(
+            [layers.Layer("", settings()), layers.from_dotted("", {**ROOM.get(name, {}), name: value})]
+        )
+        if value == limit:
+            layers.build(values[0])
+            continue
+        with pytest.raises(UsageError, match=re.escape(f"{name} ({value})") + " must be"):
+            layers.build(values[0])
+
+
+def test_a_table_of_angles_has_a_largest_size() -> None:
+    sizes = {"model.n_embd": 4096, "model.n_heads": 8, "model.max_seq_len": 1 << 20}
+    for head_dim, there in ((256, True), (512, False)):
+        changes = layers.from_dotted("", {**sizes, "model.head_dim": head_dim})
+        values, _ = layers.merge([layers.Layer("", settings()), changes])
+        if there:
+            layers.build(values)
+            continue
+        with pytest.raises(UsageError, match=re.escape("model.max_seq_len (1048576) times head_dim (512) is more")):
+            layers.build(values)
+        values["model"]["positions"] = "learned"
+        layers.build(values)
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
+@pytest.mark.parametrize(
+    "extreme", [{"beta_slow": 1e-6}, {"beta_fast": 1e6}, {"factor": 1e6}, {"low_freq_factor": 1e-6}]
+)
+def test_angles_stay_finite_however_they_are_stretched(kind: Any, extreme: dict[str, float]) -> None:
+    for length in (1, 1 << 20):
+        for theta in (math.nextafter(1.0, 2.0), 1e300):
+            scaling = RopeScaling(**{"kind": kind, "factor": 2.0, "original_max_seq_len": length} | extreme)
+            assert all(table.isfinite().all() for table in rope_tables(8, 16, theta, scaling))
+
+
+@pytest.mark.parametrize("name", ["low_freq_factor", "beta_slow"])
+def test_a_number_of_turns_has_a_smallest_size(name: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"model.rope_scaling.{name} (5e-324) must be")):
+        RopeScaling(**{"kind": "yarn", "factor": 2.0, "original_max_seq_len": 64, name: 5e-324})

@@ -1,6 +1,9 @@
 """Layers of settings: which one wins, what is refused, and what survives a trip through TOML."""
 
+import json
 import math
+import re
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -251,3 +254,79 @@ def test_every_preset_is_a_config_once_the_vocabulary_is_known(name: str) -> Non
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="--preset huge.*nano, 30m, 124m, 350m, 1b"):
         layers.preset("huge")
+
+
+CORPUS = Path(__file__).parent / "fuzz" / "corpus" / "config"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dotted_name_of_1200_parts", "more than 8 tables in each other"),
+        ("table_of_1200_parts", "more than 8 tables in each other"),
+        ("inline_name_of_1200_parts", "more than 8 tables in each other"),
+        ("tables_nine_deep", "more than 8 tables in each other"),
+        ("lists_in_lists", "not valid TOML: "),
+        ("tables_in_tables", "not valid TOML: "),
+        ("decimal_of_4400_digits", "not valid TOML: .*4300 digits"),
+        ("not_utf8", "not valid TOML: .*utf-8"),
+        ("nul", "not valid TOML: "),
+        ("no_table", "vocab_size = 64 must stand in a table"),
+    ],
+)
+def test_a_file_made_to_do_harm_is_refused_by_name(name: str, said: str) -> None:
+    file = CORPUS / f"{name}.toml"
+    with pytest.raises(UsageError, match=re.escape(f"{file}: ") + said):
+        layers.from_file(file)
+
+
+def test_a_name_of_very_many_parts_takes_no_time(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    begun = time.process_time()
+    for text in (
+        "[" + "a." * 500_000 + "a]\n",
+        "  'a' . " * 500_000 + "a = 1\n",
+        " " * 4_000_000 + "a",
+        "a" * 4_000_000,
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError):
+            layers.from_file(file)
+    assert time.process_time() - begun < 5
+
+
+def test_dots_in_strings_are_no_parts_of_names(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    names = [".".join("abcdefghijklmnop"), "a.b/" * 30]
+    file.write_text(f"[data]\nsources = [\n{json.dumps(names[0])},\n  {json.dumps(names[1])}]\n", encoding="utf-8")
+    assert layers.from_file(file).values["data"]["sources"] == names
+
+
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="/dev/zero: can't be read .*more than 16,777,216 bytes"):
+        layers.from_file(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("value", [1 << 63, -(1 << 63) - 1, 16**5000], ids=["above", "below", "far above"])
+def test_a_whole_number_that_toml_lacks_is_refused(value: int) -> None:
+    shown = str(value) if value < 16**5000 else "a number of thousands of digits"
+    for dotted in ("training.seed", "optimizer.lr", "model.n_embd", "other.x", "model.rope_scaling", "data.sources"):
+        values, _ = layers.merge([Layer("", FULL), layers.from_dotted("", {dotted: value})])
+        with pytest.raises(UsageError, match=re.escape(shown)):
+            layers.build(values)
+    layers.build(layers.merge([Layer("", FULL), layers.from_dotted("", {"training.seed": (1 << 63) - 1})])[0])
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    with pytest.raises(UsageError) as refused:
+        layers.build({**FULL, "data": {"packing": "x" * 100_000}})
+    assert len(str(refused.value)) < 500
+    with pytest.raises(UsageError) as refused:
+        layers.build({"x" * 100_000: {}})
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["../presets/nano", "nano.toml", "", "x" * 5000, "NANO", "nano\0", "/etc/hosts"])
+def test_the_name_of_a_preset_is_never_a_path(name: str) -> None:
+    with pytest.raises(UsageError, match="no such preset; choose one of .*nano"):
+        layers.preset(name)

@@ -17,7 +17,7 @@ app = App(
 _COMMANDS = {
     "demo": "Train on the built-in corpus and see text become tokens, vectors and stories.",
     "train": "Train a model on your own text, from tokenizer to checkpoints.",
-    "resume": "Go on with a run from its newest checkpoint.",
+    "resume": "Go on with a run from its newest checkpoint, or an older one.",
     "generate": "Let a run's model go on from a prompt.",
     "eval": "Measure a run's model on any text.",
     "walkthrough": "Follow a text from tokens through the embedding table into the decoder blocks.",
@@ -30,7 +30,7 @@ _COMMANDS = {
 _MODULES = {
     "demo": "demo",
     "train": "train",
-    "resume": "train",
+    "resume": "resume",
     "generate": "use",
     "eval": "use",
     "walkthrough": "walkthrough",

@@ -12,7 +12,7 @@ from rich.console import Console
 from llamita.cli.console import live_line, narrator, print_json
 from llamita.cli.probe import print_meaning
 from llamita.cli.settings import Settings
-from llamita.cli.stopping import Stopping
+from llamita.cli.stopping import Stopping, resume_command, same_command
 from llamita.cli.train import show
 from llamita.cli.walkthrough import print_walkthrough
 from llamita.errors import UsageError
@@ -28,7 +28,8 @@ from llamita.observatory.plots import plot_losses, plot_map
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
 from llamita.runs.lock import writing
-from llamita.training.session import Evaluated, Session
+from llamita.training.events import Evaluated
+from llamita.training.session import Session
 from llamita.training.stories import PreparedStories, is_story_run, prepare_stories, story_config
 
 _SENTENCE = "the king loves his dog ."
@@ -49,22 +50,35 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
         Print one JSON object at the end instead of words.
     """
     console = narrator(json)
+    with Stopping(console, same_command()) as stopping:
+        report = _demonstrate(run, settings, stopping, console)
+        if json:
+            print_json(report)
+        else:
+            _say_what_next(run, report, console)
+
+
+def _demonstrate(run: Path, settings: Settings, stopping: Stopping, console: Console) -> dict[str, object]:
+    """The whole road; gives what report.json says of it."""
     # Settings that don't fit are told before an earlier demo is removed.
     story_config(settings.asked())
     _clear(run)
     begun = time.perf_counter()
     prepared = prepare_stories(run, settings.asked())
+    stopping.go_on = resume_command(run)
     session = Session(prepared.run)
     before = session.model.embeddings.weight.detach().cpu().clone()
     _show_text(prepared, console)
     print_walkthrough(_walk(session, run), console, steps=range(1, 5))
     train_begun = time.perf_counter()
-    stopping = _train(prepared, session, console)
+    _train(prepared, session, stopping, console)
     seconds = time.perf_counter() - train_begun
     plot_losses(prepared.run, prepared.floor)
     if session.state.step < session.config.training.steps:
-        console.print(f"stopped and saved; go on with: llamita resume {run}")
+        console.print(f"stopped and saved; go on with: {stopping.go_on}", markup=False)
         raise SystemExit(stopping.exit_code)
+    # What is left to be shown only the demo shows.
+    stopping.go_on = same_command()
     after = session.model.embeddings.weight.detach().cpu()
     tables = {name: Vectors(table, prepared.tokenizer) for name, table in (("before", before), ("after", after))}
     lessons = story_lessons(prepared.world)
@@ -77,10 +91,7 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
     _show_stories(session, console)
     report = _report(prepared, seconds, time.perf_counter() - begun, neighbors, meaning)
     write_text(run / "report.json", json_module.dumps(report, indent=2) + "\n")
-    if json:
-        print_json(report)
-    else:
-        _say_what_next(run, report, console)
+    return report
 
 
 def _clear(folder: Path) -> None:
@@ -88,7 +99,12 @@ def _clear(folder: Path) -> None:
         if not is_story_run(Run.open(folder).config()):
             raise UsageError(f"{folder} holds a run that isn't the demo's; choose another --run")
         with writing(folder):
-            shutil.rmtree(folder)
+            # config.toml goes last: until then this is a demo's run, which the next demo removes.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.toml"):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def _show_text(prepared: PreparedStories, console: Console) -> None:
@@ -105,7 +121,7 @@ def _walk(session: Session, run: Path) -> Walkthrough:
     return walk_through(session.model, session.tokenizer, _SENTENCE, run=str(run), step=session.state.step)
 
 
-def _train(prepared: PreparedStories, session: Session, console: Console) -> Stopping:
+def _train(prepared: PreparedStories, session: Session, stopping: Stopping, console: Console) -> None:
     console.print()
     console.rule("Training", style="dim")
     config, model = session.config, session.model
@@ -115,14 +131,13 @@ def _train(prepared: PreparedStories, session: Session, console: Console) -> Sto
         f"{config.training.device} in {config.training.precision}. No model can have a lower loss than the entropy "
         f"of the stories: {prepared.floor:.4f} nats a token."
     )
-    with Stopping(console) as stopping, live_line(console) as line:
+    with stopping.finishing(), live_line(console) as line:
         for event in session.events(stopping):
             if isinstance(event, Evaluated):
                 loss = event.evaluation.loss
                 line.say(f"step {event.step}: validation loss {loss:.4f}, {loss - prepared.floor:.4f} above the floor")
             else:
                 show(event, config, line)
-    return stopping
 
 
 def _nearest(table: Vectors, word: str) -> list[str]:

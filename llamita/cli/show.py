@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 
 from llamita import __version__, layers
-from llamita.cli.console import count, duration, err, out, print_json
+from llamita.cli.console import count, duration, err, escaped, out, print_json
 from llamita.cli.settings import Settings
 from llamita.errors import UsageError, UserError
 from llamita.observatory.summary import summarize
@@ -37,7 +37,7 @@ def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
     found = []
     for path in sorted(folder.glob("*/config.toml")):
         try:
-            found.append(summarize(Run(path.parent)))
+            found.append(summarize(Run.open(path.parent)))
         except UserError as error:
             err.print(f"{path.parent} is left out: {error}", markup=False)
     if json:
@@ -125,8 +125,8 @@ def config_show(
         print_json({name: {"value": value, "from": origin.get(name, "default")} for name, value in rows.items()})
         return
     for name, value in rows.items():
-        shown = "off" if value is None else value
-        out.print(f"{name:30} {shown!s:28} {origin.get(name, 'default')}", markup=False)
+        shown = "off" if value is None else escaped(str(value))
+        out.print(f"{name:30} {shown:28} {origin.get(name, 'default')}", markup=False)
 
 
 def doctor(*, json: bool = False) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llamita.cli.console import live_line, narrator, out, print_json
 from llamita.cli.sources import SourceName
+from llamita.cli.stopping import Stopping, same_command
 from llamita.config import TokenizerConfig, TokenizerKind
 from llamita.errors import UsageError
 from llamita.text.tokenizer import Tokenizer
@@ -38,14 +39,14 @@ def train(
     console = narrator(json)
     if not sources:
         raise UsageError(f"no text to learn from; for example: llamita tokenizer train book.txt --out {out}")
-    text = read_text(sources, field)
-    with live_line(console) as line:
+    with Stopping(console, same_command()), live_line(console) as line:
+        text = read_text(sources, field)
         tokenizer = make_tokenizer(
             text,
             TokenizerConfig(kind=kind, vocab_size=vocab_size),
             lambda doing, done, total: line.show(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total),
         )
-    tokenizer.save(out)
+        tokenizer.save(out)
     facts = {
         "file": str(out),
         "kind": kind,

@@ -1,18 +1,16 @@
-"""`llamita train` and `llamita resume`."""
+"""`llamita train`, and what `llamita resume` shares with it."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from llamita import layers
-from llamita.cli.console import Line, count, duration, live_line, narrator, print_json
+from llamita.cli.console import Line, count, duration, escaped, live_line, narrator, print_json
 from llamita.cli.settings import Settings
 from llamita.cli.sources import SourceName
-from llamita.cli.stopping import Stopping
+from llamita.cli.stopping import Stopping, resume_command, same_command
 from llamita.config import RunConfig
 from llamita.errors import UsageError
 from llamita.layers import Layer
@@ -20,12 +18,14 @@ from llamita.observatory.plots import plot_losses
 from llamita.observatory.summary import Summary, summarize
 from llamita.runs.folder import Run
 from llamita.training.compiling import why_not_compiled
+from llamita.training.events import Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.hardware import choose_hardware
 from llamita.training.loop import StepMetrics
 from llamita.training.plan import make_plan
 from llamita.training.prepare import Prepared, prepare_run
-from llamita.training.schedule import lr_multiplier
-from llamita.training.session import Evaluated, Event, NotSaved, Sampled, Saved, Session
+from llamita.training.session import Session
+
+_STEPS_TOLD = 5
 
 
 def train(
@@ -58,60 +58,32 @@ def train(
     asked = settings.asked()
     if tokenizer is not None:
         asked.append(Layer("command line", {"tokenizer": {"file": str(tokenizer)}}))
-    with live_line(console) as line:
-        prepared = prepare_run(
-            target,
-            sources,
-            asked,
-            lambda doing, done, total: line.show(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total),
-        )
-    _describe_text(prepared, console)
-    train_session(Session(prepared.run), console, as_json=json)
+    with Stopping(console, same_command()) as stopping:
+        with live_line(console) as line:
+            prepared = prepare_run(
+                target,
+                sources,
+                asked,
+                lambda doing, done, total: line.show(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total),
+            )
+        stopping.go_on = resume_command(target)
+        _describe_text(prepared, console)
+        train_session(Session(prepared.run), stopping, console, as_json=json)
 
 
-def resume(run: Path, *, settings: Settings = Settings(), json: bool = False) -> None:
-    """Go on with a run from its newest checkpoint; without one it starts over.
-
-    Parameters
-    ----------
-    run
-        The run's folder.
-    json
-        Print one JSON object at the end instead of words.
-    """
-    console = narrator(json)
-    opened = Run.open(run)
-    before = opened.config()
-    config = _changed(opened, settings)
-    found = opened.checkpoints()
-    step = found[-1].step if found else 0
-    if found and step >= config.training.steps:
-        console.print(
-            f"{run} is finished: {step} of {config.training.steps} steps. "
-            f"For more: llamita resume {run} --training.steps {2 * max(step, config.training.steps)}"
-        )
-        if json:
-            print_json(summarize(opened))
-        return
-    console.print(f"going on from step {step}" if found else f"{run} has no checkpoint yet: starting over")
-    if found and config.training.steps != before.training.steps:
-        _announce_stretch(before, config, step, console)
-    session = Session(opened, config)
-    train_session(session, console, as_json=json)
-
-
-def train_session(session: Session, console: Console, *, as_json: bool) -> None:
-    """Train a session to its end and tell how it goes and what came of it."""
+def train_session(session: Session, stopping: Stopping, console: Console, *, as_json: bool) -> None:
+    """Train a session to its end, or as far as a signal lets it, and tell how it goes and what came of it."""
     run = session.run
     reason = why_not_compiled(session.config.training.device) if session.config.training.compile else None
     if reason:
         console.print(f"training without torch.compile: {reason}")
     _describe_run(session, console)
-    with Stopping(console) as stopping:
+    with stopping.finishing():
+        stopping.go_on = resume_command(run.path)
         watch(session.events(stopping), session.config, console)
     plot_losses(run)
     if session.state.step < session.config.training.steps:
-        console.print(f"stopped and saved; go on with: llamita resume {run.path}")
+        console.print(f"stopped and saved; go on with: {stopping.go_on}", markup=False)
         raise SystemExit(stopping.exit_code)
     result = summarize(run)
     if as_json:
@@ -145,8 +117,27 @@ def show(event: Event, config: RunConfig, line: Line) -> None:
         line.say("  " + " ".join(event.text.split())[:160], style="dim")
     elif isinstance(event, NotSaved):
         line.say(f"warning: step {event.step} isn't saved: {event.reason}; going on, and trying again", style="yellow")
+    elif isinstance(event, StepsSkipped):
+        line.say(f"warning: {_skipped(event)}", style="yellow")
+    elif isinstance(event, Rewound):
+        line.say(
+            f"warning: {event.streak} steps in a row were skipped at step {event.from_step}: going back to step "
+            f"{event.to_step}, and on with the data behind them",
+            style="yellow",
+        )
     elif isinstance(event, Saved) and event.stopped:
         line.say(f"saved {event.checkpoint.path}")
+
+
+def _skipped(event: StepsSkipped) -> str:
+    last = event.skipped[-1]
+    steps = ", ".join(str(one.step) for one in event.skipped[:_STEPS_TOLD])
+    more = len(event.skipped) - _STEPS_TOLD
+    told = "; ".join(f'{one.document} "{" ".join(escaped(one.text).split())[:40]}"' for one in event.documents)
+    return (
+        f"skipped step{'s' if len(event.skipped) > 1 else ''} {steps}{f' and {more} more' if more > 0 else ''}, the "
+        f"last for this: {last.reason} (loss {last.loss:.4g}, gradient norm {last.grad_norm:.4g}); documents {told}"
+    )
 
 
 def _default_name(sources: tuple[str, ...]) -> str:
@@ -154,32 +145,9 @@ def _default_name(sources: tuple[str, ...]) -> str:
     return first if first.strip("-*?[]") else "text"
 
 
-def _changed(run: Run, settings: Settings) -> RunConfig:
-    """A run's config with what may change on resuming."""
-    _, origin = layers.merge(settings.asked())
-    for name in origin:
-        # Another seed would be another order of the data, in which the run's position means nothing.
-        if not name.startswith("training.") or name == "training.seed":
-            raise UsageError(
-                f"--{name}: a resumed run keeps what it began with; only training.* but the seed may change"
-            )
-    values, _ = layers.merge([layers.from_file(run.config_file), *settings.asked()])
-    config = layers.build(values)
-    hardware = choose_hardware(config.training.device, config.training.precision)
-    return replace(config, training=replace(config.training, device=hardware.device, precision=hardware.precision))
-
-
-def _announce_stretch(before: RunConfig, after: RunConfig, step: int, console: Console) -> None:
-    rates = [
-        config.optimizer.lr * lr_multiplier(step, config.training.steps, config.optimizer) for config in (before, after)
-    ]
-    console.print(
-        f"{after.training.steps} steps instead of {before.training.steps}: the {after.optimizer.schedule} schedule "
-        f"is stretched from here; learning rate {rates[0]:.2e} -> {rates[1]:.2e}"
-    )
-
-
 def _describe_text(prepared: Prepared, console: Console) -> None:
+    for notice in prepared.notices:
+        console.print(notice, markup=False)
     report, tokenizer, corpora = prepared.text.report, prepared.tokenizer, prepared.corpora
     console.print(
         f"text: {report.documents} document{'s' if report.documents > 1 else ''}, {count(report.bytes)}B; "

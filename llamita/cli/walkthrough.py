@@ -1,5 +1,6 @@
 """`llamita walkthrough`."""
 
+import os
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -91,7 +92,7 @@ def print_walkthrough(walk: Walkthrough, console: Console, steps: Collection[int
 
 
 def _write(file: Path, page: str) -> None:
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UserError(f"--html {file}: that is a folder; give a file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from torch import Tensor
 from llamita.model.kv_cache import KVCache
 from llamita.model.transformer import LLaMaTransformer
 
+_ROOM = 4096  # tokens that there is memory for at first; as many as anybody may be asked for
+
 
 class Context:
     """A batch that begins with the same tokens in every row, and the window of it that the model sees.
@@ -33,12 +35,13 @@ class Context:
         self._length = len(prompt_ids)
         weight, config = model.output_weight, model.config
         end = self._length + max_new_tokens
-        self._tokens = torch.empty(batch_size, end, dtype=torch.long, device=weight.device)
+        room = min(end, self._length + _ROOM)
+        self._tokens = torch.empty(batch_size, room, dtype=torch.long, device=weight.device)
         self._tokens[:, : self._length] = torch.tensor(prompt_ids, device=weight.device)
         self._cache: KVCache | None = None
         if use_cache:
-            room = dataclasses.replace(config, max_seq_len=min(config.max_seq_len, end))
-            self._cache = KVCache(room, batch_size, device=weight.device, dtype=weight.dtype)
+            seen = dataclasses.replace(config, max_seq_len=min(config.max_seq_len, end))
+            self._cache = KVCache(seen, batch_size, device=weight.device, dtype=weight.dtype)
             self._prefill(self._cache)
 
     @property
@@ -48,6 +51,8 @@ class Context:
 
     def append(self, ids: Int[Tensor, " batch"]) -> None:
         """Add a token to each row."""
+        if self._length == self._tokens.shape[1]:
+            self._tokens = torch.cat((self._tokens, torch.empty_like(self._tokens)), dim=1)
         self._tokens[:, self._length] = ids
         self._length += 1
         limit = self._model.config.max_seq_len

@@ -19,6 +19,8 @@ from llamita.text.tokenizer import Tokenizer
 
 FinishReason = Literal["length", "stop", "end"]
 
+_MOST_SAMPLES = 4096  # in one batch
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
@@ -59,8 +61,8 @@ def generate(
     context is full it goes on from the later half. Raises UserError for values out of range, an empty stop
     string, an empty prompt without a BOS to start from, and a tokenizer larger than the model's table.
     """
-    if samples < 1:
-        raise UserError(f"samples is {samples}: ask for at least 1")
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise UserError(f"samples is {samples}: ask for at least 1 and at most {_MOST_SAMPLES}")
     request = _Request(
         model=model,
         tokenizer=tokenizer,

@@ -45,7 +45,7 @@ class MeanStates:
 
 
 def mean_states(model: LLaMaTransformer, batches: Iterable[Batch], *, max_tokens: int) -> MeanStates:
-    """Mean states of every layer over the first `max_tokens` tokens of batches; UserError if there are none."""
+    """Mean states of every layer over the first `max_tokens` tokens of batches; UserError without any."""
     vocab_size, device = model.config.vocab_size, model.embeddings.weight.device
     sums: list[Tensor] = []
     counts = torch.zeros(vocab_size, dtype=torch.long)
@@ -53,6 +53,8 @@ def mean_states(model: LLaMaTransformer, batches: Iterable[Batch], *, max_tokens
         if int(counts.sum()) >= max_tokens:
             break
         inputs = torch.from_numpy(batch.inputs)
+        if int(inputs.max()) >= vocab_size:
+            raise UserError(f"the text holds token {int(inputs.max())} of {vocab_size}: prepare it again")
         documents = None if batch.documents is None else torch.from_numpy(batch.documents).to(device)
         real = torch.from_numpy(batch.targets) != IGNORE
         met = inputs[real]

@@ -12,6 +12,8 @@ from torch import Tensor
 from llamita.errors import UsageError, UserError
 from llamita.runs.folder import Run
 
+_LARGEST_LOSS = 1e30  # beyond it a picture's axes overflow
+
 
 def plot_losses(run: Run, floor: float | None = None) -> Path:
     """Draw training and validation loss over steps into the run's loss.png, with an entropy floor if known."""
@@ -19,7 +21,7 @@ def plot_losses(run: Run, floor: float | None = None) -> Path:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for key, label, style in (("loss", "training", "-"), ("val_loss", "validation", "o")):
-        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        points = [(row["step"], row[key]) for row in rows if _is_drawn(row.get(key))]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=4, linewidth=1.5)
     if floor is not None:
@@ -28,8 +30,15 @@ def plot_losses(run: Run, floor: float | None = None) -> Path:
     axes.grid(alpha=0.3)
     axes.legend()
     path = run.path / "loss.png"
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror}); make room, or let it be written") from error
     return path
+
+
+def _is_drawn(value: object) -> bool:
+    return isinstance(value, float | int) and abs(value) < _LARGEST_LOSS
 
 
 def principal_plane(vectors: Float[Tensor, "words dim"]) -> tuple[Float[Tensor, "words 2"], tuple[float, float]]:

@@ -21,6 +21,7 @@ Table = Literal["input", "output"]
 # So much text shows most tokens in many contexts; a small model reads it in seconds.
 _STATE_TOKENS = 200_000
 _BATCH_TOKENS = 8192
+_AGAIN = "prepare the text again"
 
 
 def table_vectors(run: Run, table: Table = "input", *, checkpoint: str = "best", center: bool = False) -> Vectors:
@@ -52,7 +53,11 @@ def check_layer(model: LLaMaTransformer, layer: int) -> None:
 
 def training_text(run: Run) -> Corpus:
     """The text that a run learns from, as it was prepared; UserError if it isn't in the run's folder any more."""
-    return open_corpora(run.data_folder, fingerprint=run.tokenizer().fingerprint).train
+    tokenizer = run.tokenizer()
+    corpus, size = open_corpora(run.data_folder, fingerprint=tokenizer.fingerprint).train, tokenizer.get_vocab_size()
+    if corpus.vocab_size != size:
+        raise UserError(f"{run.data_folder} holds tokens of {corpus.vocab_size}, the tokenizer has {size}; {_AGAIN}")
+    return corpus
 
 
 def run_states(run: Run, model: LLaMaTransformer, corpus: Corpus) -> MeanStates:

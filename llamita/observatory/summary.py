@@ -35,7 +35,7 @@ def summarize(run: Run) -> Summary:
         parameters=sum(count_parameters(config.model).values()),
         vocab_size=config.model.vocab_size,
         n_embd=config.model.n_embd,
-        tokens=int(found[-1].meta["tokens"]) if found else 0,
+        tokens=found[-1].tokens if found else 0,
         val_loss=best.val_loss if best else None,
         bits_per_byte=best.bits_per_byte if best else None,
         best_step=best.step if best and rated else None,

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from llamita.errors import UserError
+from llamita.reading import read_text
 
 Analogies = dict[str, list[tuple[str, ...]]]
+
+_FILE_BYTES = 1 << 26
 
 
 def read_analogies(path: Path) -> Analogies:
@@ -64,7 +67,7 @@ def read_two_lists(first: Path, second: Path) -> tuple[dict[str, str], dict[str,
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Lines with something on them, numbered; "# " begins a comment ("#123" is a token)."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, _FILE_BYTES).removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}; give a text file of words") from error
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))

@@ -1,29 +1,42 @@
-"""Checkpoints: one folder a step, written aside and made real by one rename; no pickle anywhere."""
+"""Checkpoints: one folder a step of safetensors and JSON; no pickle anywhere. saving.py writes them.
 
+Nothing read here is trusted: no name in a file becomes a path, and what a file says of its size is compared with the
+config before memory is taken for it.
+"""
+
+import errno
 import hashlib
 import json
 import math
-import os
-import shutil
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from llamita.config import ModelConfig
 from llamita.errors import UserError
 from llamita.model.transformer import LLaMaTransformer
+from llamita.reading import read_text
 
-_FORMAT = 1
-_WEIGHTS, _STATE, _META = "model.safetensors", "state.safetensors", "meta.json"
+FORMAT = 1
+WEIGHTS, STATE, META = "model.safetensors", "state.safetensors", "meta.json"
 
-
-class UnsavedError(UserError):
-    """A checkpoint couldn't be written; those before it are as they were."""
+_STEP = re.compile(r"step_[0-9]{8,15}")
+_MOST = 2**63
+_META_BYTES = 1 << 20
+_STRANGERS = "config.toml and weights are of different models"
+_HEADER_BYTES = 1 << 24  # the names and shapes of far more tensors than a model has
+# A training state is a few numbers for each weight, whatever their types, and random number generators.
+_STATE_RATIO, _STATE_ROOM = 8, 1 << 24
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_OTHERS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,126 +52,180 @@ class Checkpoint:
         return int(self.meta["step"])
 
     @property
+    def tokens(self) -> int:
+        """Tokens trained on."""
+        return int(self.meta.get("tokens", 0))
+
+    @property
     def val_loss(self) -> float | None:
         """Validation loss in nats a token at this step, if it was measured and is finite."""
-        loss = self.meta.get("val_loss")
-        return loss if loss is not None and math.isfinite(loss) else None
+        return _finite(self.meta.get("val_loss"))
 
     @property
     def bits_per_byte(self) -> float | None:
         """Validation bits per byte, where the tokenizer loses no text."""
-        return self.meta.get("bits_per_byte")
+        return _finite(self.meta.get("bits_per_byte"))
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
-    """Complete checkpoints in a folder, oldest first."""
-    found = []
-    for path in sorted(folder.glob("step_*")):
-        try:
-            found.append(Checkpoint(path, json.loads((path / _META).read_text(encoding="utf-8"))))
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def save_checkpoint(
-    folder: Path, weights: dict[str, Tensor], state: dict[str, Tensor], meta: dict[str, Any]
-) -> Checkpoint:
-    """Write folder/step_XXXXXXXX with the weights, the tensors of the training state and meta.json.
-
-    UnsavedError if it can't be written (a full disk, say): then nothing of it is left. The folder must have one
-    writer (`writing`): what a killed one left half-written is removed.
-    """
-    final = folder / f"step_{meta['step']:08d}"
-    aside = folder / f".{final.name}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".step_*"):
-            shutil.rmtree(left, ignore_errors=True)
-        aside.mkdir()
-        return _written(aside, final, weights, state, meta)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise UnsavedError(f"{final}: can't be written ({error}); make room, or let it be written") from error
-
-
-def _written(
-    aside: Path, final: Path, weights: dict[str, Tensor], state: dict[str, Tensor], meta: dict[str, Any]
-) -> Checkpoint:
-    sums = {}
-    for name, tensors in ((_WEIGHTS, weights), (_STATE, state)):
-        plain = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-        save_file(plain, aside / name)
-        sums[name] = _sha256(aside / name)
-    meta = {"format": _FORMAT, **meta, "sha256": sums}
-    (aside / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    for path in (aside / _WEIGHTS, aside / _STATE, aside / _META, aside):
-        _sync(path)
-    if final.exists():
-        shutil.rmtree(final)
-    aside.rename(final)
-    _sync(final.parent)
-    return Checkpoint(final, meta)
-
-
-def prune_checkpoints(folder: Path, keep_last: int, keep_every: int | None = None) -> None:
-    """Remove all but the newest `keep_last` checkpoints, the best one and those at multiples of `keep_every` steps."""
-    found = checkpoints(folder)
-    rated = [item for item in found if item.val_loss is not None]
-    best = min(rated, key=lambda item: item.val_loss or 0.0, default=None)
-    for item in found[:-keep_last]:
-        milestone = keep_every is not None and item.step % keep_every == 0
-        if not milestone and (best is None or item.path != best.path):
-            shutil.rmtree(item.path)
+    """Complete checkpoints in a folder, oldest first; one whose meta.json isn't as saving writes it is none."""
+    metas = ((path, _read_meta(path)) for path in folder.glob("step_*"))
+    found = [Checkpoint(path, meta) for path, meta in metas if meta is not None]
+    return sorted(found, key=lambda item: item.step)
 
 
 def load_model(checkpoint: Checkpoint, config: ModelConfig) -> LLaMaTransformer:
     """The model of a checkpoint on the CPU; UserError names a damaged file or a weight that doesn't fit."""
-    with torch.device("meta"):
-        model = LLaMaTransformer(config)
-    model.to_empty(device="cpu")
-    model.init_buffers()
+    model = _unfilled(checkpoint, config)
+    try:
+        model.to_empty(device="cpu")
+        model.init_buffers()
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"{checkpoint.path / WEIGHTS}: too large for this machine's memory ({error})") from error
     load_weights(model, checkpoint)
     return model
 
 
+def check_shape(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """UserError unless a checkpoint's weights are those of the config, by the header of their file alone."""
+    _unfilled(checkpoint, config)
+
+
 def load_weights(model: LLaMaTransformer, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's weights into a model of the same shape."""
-    weights = _load(checkpoint, _WEIGHTS)
-    wanted = model.state_dict()
-    for name in wanted.keys() | weights.keys():
-        here, there = wanted.get(name), weights.get(name)
-        if here is None or there is None or here.shape != there.shape:
-            shape = None if there is None else tuple(there.shape)
-            expected = None if here is None else tuple(here.shape)
-            raise UserError(f"{checkpoint.path / _WEIGHTS}: {name} is {shape}, the config wants {expected}")
-    model.load_state_dict(weights)
+    _check_weights(checkpoint, model)
+    model.load_state_dict(_load(checkpoint, WEIGHTS))
 
 
 def load_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors of a checkpoint's training state."""
-    return _load(checkpoint, _STATE)
+    path = checkpoint.path / STATE
+    for name, (kind, _) in _header(checkpoint, STATE).items():
+        if kind not in _FLOATS | _OTHERS:
+            raise UserError(f"{path}: {name} is of type {kind}, which no training state holds; {_remedy(checkpoint)}")
+    size, weights = path.stat().st_size, (checkpoint.path / WEIGHTS).stat().st_size
+    if size > _STATE_RATIO * weights + _STATE_ROOM:
+        raise UserError(f"{path}: {size:,} bytes, too many for {weights:,} of weights; {_remedy(checkpoint)}")
+    return _load(checkpoint, STATE)
+
+
+def _read_meta(path: Path) -> dict[str, Any] | None:
+    """The meta.json of a checkpoint's folder if it is what saving writes there."""
+    file = path / META
+    try:
+        if not _STEP.fullmatch(path.name) or not file.is_file():
+            return None
+        meta = json.loads(read_text(file, _META_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return meta if isinstance(meta, dict) and _fits(meta, path.name) else None
+
+
+def _fits(meta: dict[str, Any], name: str) -> bool:
+    step, sums = meta.get("step"), meta.get("sha256")
+    return (
+        _is_count(step)
+        and name == f"step_{step:08d}"
+        and _is_count(meta.get("format"))
+        and _is_count(meta.get("tokens", 0))
+        and all(_is_figure(meta.get(key)) for key in ("val_loss", "bits_per_byte"))
+        and isinstance(sums, dict)
+        and all(isinstance(sums.get(file), str) for file in (WEIGHTS, STATE))
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or type(value) is float or (type(value) is int and abs(value) < _MOST)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _unfilled(checkpoint: Checkpoint, config: ModelConfig) -> LLaMaTransformer:
+    """A model that has no memory yet, for which the weights are known to fit."""
+    number = len(_header(checkpoint, WEIGHTS))
+    if config.n_layers > number:
+        path = checkpoint.path / WEIGHTS
+        raise UserError(f"{path}: {number} tensors, too few for model.n_layers ({config.n_layers}); {_STRANGERS}")
+    with torch.device("meta"):
+        model = LLaMaTransformer(config)
+    _check_weights(checkpoint, model)
+    return model
+
+
+def _check_weights(checkpoint: Checkpoint, model: LLaMaTransformer) -> None:
+    """UserError for weights of another name, shape or type than the model's; nothing but their header is read."""
+    path, there = checkpoint.path / WEIGHTS, _header(checkpoint, WEIGHTS)
+    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for name in wanted | there:
+        kind, shape = there.get(name, (None, None))
+        if shape != wanted.get(name):
+            raise UserError(f"{path}: {name!r} is {shape}, the config wants {wanted.get(name)}: {_STRANGERS}")
+        if kind not in _FLOATS:
+            raise UserError(f"{path}: {name!r} is of type {kind}; weights are {', '.join(_FLOATS)}")
+
+
+def _header(checkpoint: Checkpoint, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor in a file, whose size is as they say."""
+    path = checkpoint.path / name
+    try:
+        with _opened(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > _HEADER_BYTES:
+            raise SafetensorError(f"a header of {size:,} bytes")
+        with safe_open(path, framework="pt") as tensors:
+            found = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+            return {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in found.items()}
+    except (OSError, MemoryError, SafetensorError) as error:
+        raise UserError(f"{path}: can't be read ({error}); {_remedy(checkpoint)}") from error
 
 
 def _load(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
-    path = checkpoint.path / name
-    remedy = f"delete {checkpoint.path} to use the checkpoint before it"
+    path, version = checkpoint.path / name, checkpoint.meta["format"]
+    if version != FORMAT:
+        raise UserError(f"{path}: of format {version}, this llamita reads {FORMAT}: use the one that wrote it")
     try:
         if _sha256(path) != checkpoint.meta["sha256"][name]:
-            raise UserError(f"{path}: damaged (its checksum isn't the one in {_META}); {remedy}")
+            raise UserError(f"{path}: damaged (its checksum isn't the one in {META}); {_remedy(checkpoint)}")
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: can't be read ({error}); {remedy}") from error
+    except (OSError, MemoryError, SafetensorError) as error:
+        raise UserError(f"{path}: can't be read ({error}); {_remedy(checkpoint)}") from error
+
+
+def _remedy(checkpoint: Checkpoint) -> str:
+    """What to use instead of a damaged checkpoint: the one before it that is whole, else one after it."""
+    for item in _others(checkpoint):
+        if _is_whole(item):
+            return f"use --checkpoint {item.step}, which is whole"
+    return "it is the only one; --checkpoint initial is the model before training"
+
+
+def _others(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    found = checkpoints(checkpoint.path.parent)
+    yield from reversed([item for item in found if item.step < checkpoint.step])
+    yield from (item for item in found if item.step > checkpoint.step)
+
+
+def _is_whole(checkpoint: Checkpoint) -> bool:
+    sums = checkpoint.meta["sha256"]
+    try:
+        return all(_sha256(checkpoint.path / name) == sums[name] for name in (WEIGHTS, STATE))
+    except OSError:
+        return False
+
+
+def _opened(path: Path) -> BufferedReader:
+    """A file to read; OSError for a pipe, which may never have anything to read."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file")
+    return path.open("rb")
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

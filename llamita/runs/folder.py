@@ -1,6 +1,7 @@
 """A run folder: its parts, by name. Everything a run is lies in here; nothing outside is needed to use it."""
 
 import json
+import math
 import os
 import platform
 import sys
@@ -15,12 +16,14 @@ import torch
 from llamita import layers
 from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError
-from llamita.files import write_text
+from llamita.files import append_line, write_text
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.checkpoint import Checkpoint, checkpoints, load_model
 from llamita.text.tokenizer import Tokenizer
 
 _PACKAGES = ("llamita", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
+_ROW_CHARACTERS = 1 << 20  # of a line of metrics.jsonl, which has a few hundred
+_MOST_STEPS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Run:
     @classmethod
     def create(cls, path: Path) -> "Run":
         """A new run's folder; UsageError if a run is there already."""
-        if (path / "config.toml").exists():
+        if os.path.exists(path / "config.toml"):
             raise UsageError(f"{path} holds a run already; go on with: llamita resume {path}")
         if checkpoints(path / "checkpoints"):
             raise UsageError(f"{path} holds checkpoints but no config.toml; remove it or choose another --run")
@@ -44,10 +47,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
-        """The run in this folder; UserError if there's none."""
+        """The run in this folder; UserError if there's none, or if something in it leads out of it or is no file."""
         run = cls(Path(path))
-        if not run.config_file.is_file():
+        if not os.path.isfile(run.config_file):
             raise UserError(f"{path}: no run here (no config.toml); `llamita runs` lists those under runs/")
+        _check_contents(run.path)
         return run
 
     @property
@@ -76,6 +80,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
+    def incidents_file(self) -> Path:
+        """One JSON object a line: steps that were skipped and rewinds, never forgotten."""
+        return self.path / "incidents.jsonl"
+
+    @property
     def checkpoint_folder(self) -> Path:
         """One folder a checkpoint."""
         return self.path / "checkpoints"
@@ -101,8 +110,14 @@ class Run:
         write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
 
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return Tokenizer.load(self.tokenizer_file)
+        """The run's tokenizer; UserError if it has more tokens than the config's table has rows."""
+        tokenizer, rows = Tokenizer.load(self.tokenizer_file), self.config().model.vocab_size
+        if tokenizer.get_vocab_size() > rows:
+            raise UserError(
+                f"{self.tokenizer_file} has {tokenizer.get_vocab_size()} tokens, but the table of {self.config_file} "
+                f"{rows} rows: put the tokenizer there that the run began with"
+            )
+        return tokenizer
 
     def checkpoints(self) -> list[Checkpoint]:
         """Complete checkpoints, oldest first."""
@@ -133,24 +148,21 @@ class Run:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, or nothing at all if it can't be written."""
-        before = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
-        try:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError:
-            # Half a line would make the next one unreadable, too.
-            if self.metrics_file.exists():
-                os.truncate(self.metrics_file, before)
-            raise
+        append_line(self.metrics_file, json.dumps(row))
+
+    def append_incident(self, row: dict[str, Any]) -> None:
+        """Add a line to incidents.jsonl, or nothing at all if it can't be written."""
+        append_line(self.incidents_file, json.dumps(row))
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut off is left out."""
+        """The lines of metrics.jsonl; those that were cut off, or are no object with a step, are left out."""
         if not self.metrics_file.exists():
             return
-        with self.metrics_file.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        with self.metrics_file.open(encoding="utf-8", errors="replace") as file:
+            while line := file.readline(_ROW_CHARACTERS):
+                row = _row(line)
+                if row is not None:
+                    yield row
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop lines of steps that a resumed run is going to take again."""
@@ -158,11 +170,68 @@ class Run:
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
 
+def _check_contents(folder: Path) -> None:
+    """UserError for what a stranger could have put into a run folder to have other files read, or nothing forever."""
+    root, waiting = os.path.realpath(folder), [str(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                waiting += [entry.path for entry in entries if _is_folder(entry, root)]
+        except FileNotFoundError:
+            continue  # another process has just removed it
+        except OSError as error:
+            raise UserError(f"{error.filename}: can't be searched ({error.strerror}); check its permissions") from error
+
+
+def _is_folder(entry: os.DirEntry[str], root: str) -> bool:
+    """Whether an entry of a run folder is one to search; UserError for what must not be there."""
+    if entry.is_symlink():
+        target = os.path.realpath(entry.path)
+        if not Path(target).is_relative_to(root):
+            raise UserError(
+                f"{entry.path}: a link out of the run folder, to {target}; remove it, or copy what it leads to "
+                "into its place if you trust it"
+            )
+        return False  # what it leads to is looked at in its own place
+    if entry.is_dir():
+        return True
+    if not entry.is_file() and os.path.lexists(entry.path):
+        raise UserError(f"{entry.path}: neither a file nor a folder but a pipe, a socket or a device; remove it")
+    return False
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, if it is one."""
+    try:
+        row = json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(row, dict) and type(row.get("step")) is int and abs(row["step"]) < _MOST_STEPS
+    return row if known else None
+
+
 def initial_model(config: RunConfig) -> LLaMaTransformer:
-    """A run's model with the weights that its seed gives it; other random numbers of the process go on as they were."""
+    """A run's model with the weights that its seed gives it; other random numbers of the process go on as they were.
+
+    UserError for one that is larger than the machine's memory.
+    """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.device("meta"):
+            weights = LLaMaTransformer(config.model).state_dict().values()
+        needed, there = sum(weight.numel() * weight.itemsize for weight in weights), _memory()
+        if needed > there:
+            raise UserError(
+                f"the [model] of config.toml takes {needed / 2**30:,.0f} GiB, this machine has {there / 2**30:,.0f}"
+            )
         torch.manual_seed(config.training.seed)
         return LLaMaTransformer(config.model)
+
+
+def _memory() -> float:
+    """Bytes of memory that the machine has, where it tells."""
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    known = hasattr(os, "sysconf") and os.sysconf_names.keys() >= set(names)
+    return float(math.prod(map(os.sysconf, names))) if known else math.inf
 
 
 def _version(package: str) -> str | None:

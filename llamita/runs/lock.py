@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from llamita.errors import UserError
@@ -25,34 +25,32 @@ def writing(folder: Path) -> Iterator[None]:
     clean up; lock.json only tells whose it is.
     """
     path = folder / _NAME
-    try:
-        descriptor = _acquired(path)
-        os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}; choose another --run") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            descriptor = _acquired(path)
+            stack.callback(os.close, descriptor)
+            # While it's still held: whoever opened it meanwhile sees that it's gone, and opens it again.
+            stack.callback(path.unlink, missing_ok=True)
+            os.truncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error}; choose another --run") from error
         yield
-    finally:
-        # While it's still held: whoever opened it meanwhile sees that it's gone, and opens it again.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
 
 
 def _acquired(path: Path) -> int:
     """An open descriptor of the lock file, locked."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _lock(descriptor):
-            found = os.read(descriptor, 1000)
-            os.close(descriptor)
-            raise UserError(f"{path.parent} is being written by {_told(found)}; wait for it, or choose another --run")
-        try:
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
+        with ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            if not _lock(descriptor):
+                owner = _told(os.read(descriptor, 1000))
+                raise UserError(f"{path.parent} is being written by {owner}; wait for it, or choose another --run")
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    stack.pop_all()
+                    return descriptor
 
 
 def _lock(descriptor: int) -> bool:

@@ -1,14 +1,13 @@
 """Shards to packed batches: a batch is a pure function of its position, so that resuming costs nothing."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from llamita.errors import UserError
+from llamita.text.order import permuted, random_words
 from llamita.text.shards import Corpus, IntArray
 
 IGNORE = -100  # a target that is none; the value torch.nn.functional.cross_entropy ignores
@@ -121,7 +120,19 @@ class Batches:
             batch, position = self._read(position, epoch)
             yield batch
 
+    def documents(self, position: Position) -> IntArray:
+        """Numbers of the documents, from 0 in the order of the corpus, that the batch at a position shows a part of."""
+        spans, _ = self._spans(position, None)
+        starts = self.corpus.document_starts
+        first = np.searchsorted(starts, spans.start, side="right") - 1
+        count = np.searchsorted(starts, spans.stop, side="left") - first
+        return np.unique(np.repeat(first, count) + ragged_range(count))
+
     def _read(self, position: Position, only_epoch: int | None) -> tuple[Batch, Position]:
+        spans, position = self._spans(position, only_epoch)
+        return self._gather(spans), position
+
+    def _spans(self, position: Position, only_epoch: int | None) -> tuple["_Spans", Position]:
         epoch, row = position.epoch, position.row
         if row >= self.rows_in(epoch):
             where = f"data position {position.to_dict()} in an epoch of {self.rows_in(epoch)} rows"
@@ -139,7 +150,7 @@ class Batches:
             done, row = done + count, row + count
             if row == self.rows_in(epoch):
                 epoch, row = epoch + 1, 0
-        return self._gather(_Spans(*map(np.concatenate, zip(*spans, strict=True)))), Position(epoch, row)
+        return _Spans(*map(np.concatenate, zip(*spans, strict=True))), Position(epoch, row)
 
     def _gather(self, spans: "_Spans") -> Batch:
         size = self.rows * self.seq_len
@@ -193,7 +204,7 @@ class _Stream:
     def _shift(self, epoch: int) -> int:
         if self._seed is None or epoch == 0:
             return 0
-        return int(_random_words("shift", self._seed, epoch)[0]) % self._seq_len
+        return int(random_words("shift", self._seed, epoch)[0]) % self._seq_len
 
     def rows_in(self, epoch: int) -> int:
         return -(-(self._tokens + self._shift(epoch)) // self._seq_len)
@@ -263,37 +274,6 @@ def best_fit(lengths: IntArray, capacity: int) -> tuple[IntArray, IntArray]:
     return order, np.cumsum(np.concatenate(row_sizes))
 
 
-def permuted(indices: IntArray, size: int, seed: int, epoch: int) -> IntArray:
-    """Where a seeded permutation of range(size) sends some indices; the others cost nothing.
-
-    A balanced Feistel network (Luby, Rackoff 1988) over a power of 4, walked until it is back in range
-    (Black, Rogaway 2002); the round function is the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-    """
-    half = np.uint64(max((size - 1).bit_length() + 1, 2) // 2)
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = _random_words("order", seed, epoch)
-    image = indices.astype(np.uint64)
-    outside = np.full(indices.shape, True)
-    while outside.any():
-        left, right = image[outside] >> half, image[outside] & mask
-        for key in keys:
-            left, right = right, left ^ (_mixed(right + key) & mask)
-        image[outside] = left << half | right
-        outside = image >= size
-    return image.astype(np.int64)
-
-
 def ragged_range(counts: IntArray) -> IntArray:
     """range(count) of every count, one after the other; shape (sum of counts,)."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return words ^ words >> np.uint64(31)
-
-
-def _random_words(purpose: str, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
-    """Eight words that depend on nothing but the arguments, on any machine and with any version of numpy."""
-    return np.frombuffer(hashlib.sha512(f"{purpose} {seed} {epoch}".encode()).digest(), "<u8")

@@ -92,7 +92,7 @@ def blaming(name: str) -> Iterator[None]:
     """Turn errors of reading into ones that name the source."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # pyarrow decodes the names of columns
         raise UserError(f"{name} cannot be read ({error}): check or replace it") from error
 
 

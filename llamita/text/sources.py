@@ -1,17 +1,19 @@
 """Files, folders, globs and standard input to documents."""
 
 import glob
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
 from llamita.errors import UserError
 from llamita.text.formats import SUPPORTED, ReadReport, Source, blaming, records
 
-__all__ = ["Document", "ReadReport", "Source", "find", "read", "total_bytes"]
+__all__ = ["Document", "ReadReport", "Source", "Stamp", "find", "read", "read_from", "stamp", "total_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,20 @@ class Document:
 
     text: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells a source from another, and from what it was before.
+
+    path: absolute. bytes: as it lies on disk. mtime_ns: when it was last written. sha256: of the content of
+    standard input or a pipe, which have no such time.
+    """
+
+    path: str
+    bytes: int
+    mtime_ns: int | None = None
+    sha256: str | None = None
 
 
 def find(paths: Sequence[str], *, report: ReadReport | None = None) -> list[Source]:
@@ -38,17 +54,25 @@ def find(paths: Sequence[str], *, report: ReadReport | None = None) -> list[Sour
     return list(found.values())
 
 
-def read(sources: Iterable[Source], *, field: str = "text", report: ReadReport | None = None) -> Iterator[Document]:
+def read(
+    sources: Iterable[Source],
+    *,
+    field: str = "text",
+    report: ReadReport | None = None,
+    counts: list[int] | None = None,
+) -> Iterator[Document]:
     """The documents of sources: one a text file, one a line of jsonl, one a row of parquet.
 
     The same text gives the same document in every format: without a byte order mark, with "\\n" for line ends
-    and U+FFFD for what is invalid. `field` names the text in jsonl and parquet; null is an empty text. Raises
-    UserError for what cannot be read and, at the end, if there was no document at all.
+    and U+FFFD for what is invalid. `field` names the text in jsonl and parquet; null is an empty text. `counts`
+    gets the number of documents of each source when it is read. Raises UserError for what cannot be read and,
+    at the end, if there was no document at all.
     """
     report = report or ReadReport()
     sources = list(sources)
     documents_before, empty_before = report.documents, report.empty
     for source in sources:
+        source_before = report.documents
         for number, text in records(source, field, report):
             if not text or text.isspace():
                 report.empty += 1
@@ -57,6 +81,8 @@ def read(sources: Iterable[Source], *, field: str = "text", report: ReadReport |
             report.bytes += len(text) if text.isascii() else len(text.encode())
             yield Document(text, f"{source.name}:{number}" if number else source.name)
         report.file_bytes += total_bytes([source])
+        if counts is not None:
+            counts.append(report.documents - source_before)
     if report.documents == documents_before:
         names = ", ".join(source.name for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
         raise UserError(
@@ -65,14 +91,43 @@ def read(sources: Iterable[Source], *, field: str = "text", report: ReadReport |
         )
 
 
+def read_from(number: int, sources: Sequence[Source], counts: Sequence[int], *, field: str) -> Iterator[Document]:
+    """The documents from a number on, counted from 0; sources that are over by then are not opened.
+
+    counts: the number of documents of each source, as `read` gives it.
+    """
+    for at, count in enumerate(counts):
+        if number < count:
+            return islice(read(sources[at:], field=field), number, None)
+        number -= count
+    return iter(())
+
+
+def stamp(source: Source) -> Stamp:
+    """What a source is now; UserError if it can't be looked at."""
+    if source.content is not None:
+        return Stamp(source.name, len(source.content), sha256=hashlib.sha256(source.content).hexdigest())
+    with blaming(source.name):
+        found = os.stat(source.name)
+    return Stamp(os.path.abspath(source.name), found.st_size, found.st_mtime_ns)
+
+
 def total_bytes(sources: Iterable[Source]) -> int:
     """Size of sources as they lie on disk, compressed or not: what `ReadReport.file_bytes` grows to."""
-    return sum(os.path.getsize(source.name) if source.content is None else len(source.content) for source in sources)
+    return sum(map(_size, sources))
+
+
+def _size(source: Source) -> int:
+    if source.content is not None:
+        return len(source.content)
+    with blaming(source.name):
+        return os.path.getsize(source.name)
 
 
 def _expand(path: str, report: ReadReport) -> list[Source]:
     if path == "-":
-        return [Source("standard input", content=sys.stdin.buffer.read())]
+        with blaming("standard input"):
+            return [Source("standard input", content=sys.stdin.buffer.read())]
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
     if not matches:
         raise UserError(f"{path}: no such file or folder: check the path")

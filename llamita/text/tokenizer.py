@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,9 @@ from tokenizers import Tokenizer as Backend
 
 from llamita.errors import UserError
 from llamita.files import write_text
-from llamita.text.byte_level import is_byte_level, loses_nothing, readable, token_bytes
+from llamita.reading import read_text
+from llamita.text.byte_level import BYTE_SYMBOLS, is_byte_level, loses_nothing, readable, token_bytes
+from llamita.text.growth import growth
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
 from llamita.text.vocabulary import BOS, EOS, train_backend
 
@@ -36,6 +39,10 @@ _RESERVED: Final = re.compile(r"<\|reserved_\d+\|>")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK: Final = 32_000  # characters of one piece of work of the encoder
 _BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
+# Beyond any that is known: an id, and the size of a tokenizer.json, by which a stranger's file could take memory.
+_LARGEST: Final = 1 << 22
+_FILE_BYTES: Final = 1 << 29
+_GROWTH: Final = 1 << 12
 
 
 class Tokenizer:
@@ -52,12 +59,18 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if self._size > _LARGEST:
+            raise UserError(f"a token has id {self._size - 1}: give a tokenizer whose ids are below {_LARGEST}")
+        if (factor := growth(backend)) > _GROWTH:
+            raise UserError(f"its steps may make a text {factor:.0g} times as long: give one with less of them")
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
         self.bos_id = self._special_named(_BOS_NAMES)
         self.eos_id = self._special_named(_EOS_NAMES)
         self.unknown_id = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
         fitting = fitting_kind(backend)
+        if (fitting == "char" and self.unknown_id is None) or (fitting == "byte" and not _numbers_bytes(backend)):
+            fitting = None  # what is quick for ours would be wrong for it
         self.kind: str = fitting or type(backend.model).__name__.lower()
         self._scheme = SCHEMES[fitting] if fitting else None
         self.lossless = loses_nothing(backend)
@@ -77,23 +90,22 @@ class Tokenizer:
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Read a tokenizer.json of any origin, or the one in a folder; UserError if that isn't possible."""
         file = Path(path)
-        if file.is_dir():
+        if os.path.isdir(file):
             file = file / "tokenizer.json"
         try:
-            text = file.read_text(encoding="utf-8")
+            text = read_text(file, _FILE_BYTES)
         except FileNotFoundError:
             raise UserError(
                 f"{file}: no such tokenizer; train one with `llamita tokenizer train SOURCE... --out {file}`"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read: {error}; give a tokenizer.json or its folder") from error
-        try:
+        with _blaming(
+            f"{file} is not a tokenizer.json",
+            "train a tokenizer, or convert a vocab.json or a sentencepiece model with save_pretrained of a fast "
+            "tokenizer of transformers",
+        ):
             return cls(Backend.from_str(text))
-        except Exception as error:  # the backend raises nothing narrower
-            raise UserError(
-                f"{file} is not a tokenizer.json ({error}): train a tokenizer, or convert a vocab.json or a "
-                "sentencepiece model with save_pretrained of a fast tokenizer of transformers"
-            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a tokenizer.json, which appears whole or not at all; makes the folders on the way."""
@@ -131,7 +143,10 @@ class Tokenizer:
 
     def token_to_id(self, token: str) -> int | None:
         """Id of a token as tokenizer.json spells it."""
-        return self._backend.token_to_id(token)
+        try:
+            return self._backend.token_to_id(token)
+        except UnicodeEncodeError:  # a lone surrogate: no token has one
+            return None
 
     def id_to_token(self, token_id: int) -> str | None:
         """A token as tokenizer.json spells it: "Ġking" for " king" in BPE, a joiner and "." for a mark."""
@@ -166,7 +181,8 @@ class Tokenizer:
         kept = [number for number in self.checked(ids) if not (skip_special and number in self.special_ids)]
         if self.byte_table is not None:
             return b"".join(map(self.byte_table.__getitem__, kept)).decode("utf-8", "replace")
-        return self._backend.decode(kept, skip_special_tokens=False)
+        with _blaming("this tokenizer cannot decode its tokens", "give one that can"):
+            return self._backend.decode(kept, skip_special_tokens=False)
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
         """Each token as a person reads it: bytes that are no text as <0xE2>, marks without their joiners."""
@@ -180,14 +196,15 @@ class Tokenizer:
         """Each word or character of a text that the vocabulary lacks, in order, as often as it occurs."""
         if self.lossless or self.unknown_id is None:
             return []
-        if self._scheme is None:
-            encoding = self._backend.encode(text, add_special_tokens=False)
-            spans = zip(encoding.ids, encoding.offsets, strict=True)
-            return [text[start:stop] for number, (start, stop) in spans if number == self.unknown_id]
-        normalizer = self._scheme.normalizer
-        shaped = normalizer.normalize_str(text) if normalizer else text
-        pieces = (piece for piece, _ in self._scheme.pre_tokenizer.pre_tokenize_str(shaped))
-        return [piece.strip(JOINER) or JOINER for piece in pieces if self.token_to_id(piece) is None]
+        with _blaming("this tokenizer cannot encode the text", "give one that can"):
+            if self._scheme is None:
+                encoding = self._backend.encode(text, add_special_tokens=False)
+                spans = zip(encoding.ids, encoding.offsets, strict=True)
+                return [text[start:stop] for number, (start, stop) in spans if number == self.unknown_id]
+            normalizer = self._scheme.normalizer
+            shaped = normalizer.normalize_str(text) if normalizer else text
+            pieces = (piece for piece, _ in self._scheme.pre_tokenizer.pre_tokenize_str(shaped))
+            return [piece.strip(JOINER) or JOINER for piece in pieces if self.token_to_id(piece) is None]
 
     @cached_property
     def byte_table(self) -> list[bytes] | None:
@@ -225,8 +242,9 @@ class Tokenizer:
                 case "char":
                     points = (np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts)
                     return [self._characters[numbers] for numbers in points]
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError):
+            with _blaming("this tokenizer cannot encode the text", "give one that can"):
+                encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (UserError, UnicodeEncodeError):
             for found in filter(None, map(_SURROGATE.search, texts)):
                 raise UserError(
                     f"the text has U+{ord(found[0]):04X}, a lone surrogate, which is not a character: "
@@ -247,6 +265,22 @@ class Tokenizer:
     def _special_named(self, names: Iterable[str]) -> int | None:
         found = (self.token_to_id(name) for name in names)
         return next((number for number in found if number in self.special_ids), None)
+
+
+@contextmanager
+def _blaming(what: str, remedy: str) -> Iterator[None]:
+    """Turn errors of the backend into a UserError; it raises nothing narrower than Exception, or panics."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise UserError(f"{what} ({error}): {remedy}") from error
+        raise
+
+
+def _numbers_bytes(backend: Backend) -> bool:
+    """Whether the token of each byte has the byte for its id."""
+    return all(backend.token_to_id(symbol) == byte for byte, symbol in enumerate(BYTE_SYMBOLS))
 
 
 def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:

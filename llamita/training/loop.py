@@ -1,8 +1,10 @@
 """The training loop: batches in, better weights out, an event for everything worth telling."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,8 +12,9 @@ from torch import Tensor
 
 from llamita.config import RunConfig
 from llamita.model.transformer import LLaMaTransformer
-from llamita.text.batches import Batches
+from llamita.text.batches import Batches, Position
 from llamita.training.evaluate import DeviceBatch, batch_loss, to_device
+from llamita.training.guard import Guard, Skipped, reason
 from llamita.training.hardware import autocast
 from llamita.training.schedule import lr_multiplier
 from llamita.training.state import TrainState
@@ -21,7 +24,11 @@ LossFunction = Callable[[LLaMaTransformer, DeviceBatch], Float[Tensor, ""]]
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """Means over the steps since the last report; `step` counts from 1, `loss` is in nats a token."""
+    """Means over the steps since the last report; `step` counts from 1, `loss` is in nats a token.
+
+    Steps that the guard skipped are no part of the means, unless all of them were skipped; `streak` is how many
+    were in a row up to this step.
+    """
 
     step: int
     tokens: int
@@ -29,6 +36,13 @@ class StepMetrics:
     lr: float
     grad_norm: float
     tokens_per_second: float
+    skipped: tuple[Skipped, ...] = ()
+    streak: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """The figures as a line of metrics.jsonl."""
+        figures = {name: getattr(self, name) for name in ("step", "tokens", "loss", "lr", "grad_norm")}
+        return {**figures, "tokens_per_second": self.tokens_per_second, "skipped": len(self.skipped)}
 
 
 def training_batches(
@@ -45,9 +59,13 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     micro_batches: list[tuple[DeviceBatch, int]],
     config: RunConfig,
+    guard: Guard,
     loss_function: LossFunction = batch_loss,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """One optimizer step on micro-batches weighted by their tokens; gives the loss and the gradient norm."""
+) -> Float[Tensor, "3"]:
+    """One optimizer step on micro-batches weighted by their tokens; gives loss, gradient norm and the verdict.
+
+    What the guard rejects leaves weights and moments as they are: fused optimizers obey `found_inf`.
+    """
     tokens = max(sum(count for _, count in micro_batches), 1)
     device = model.embeddings.weight.device
     total = torch.zeros((), device=device)
@@ -58,9 +76,11 @@ def train_step(
         total += loss.detach()
     clip = config.optimizer.clip
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf") if clip is None else clip)
+    verdict = guard.judge(total, norm)
+    optimizer.found_inf = (verdict > 0).float()  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, norm
+    return torch.stack([total, norm, verdict])
 
 
 def train(
@@ -70,6 +90,7 @@ def train(
     config: RunConfig,
     state: TrainState = TrainState(),
     loss_function: LossFunction = batch_loss,
+    guard: Guard | None = None,
 ) -> Iterator[tuple[TrainState, StepMetrics | None]]:
     """Train from `state` to config.training.steps; gives the state after each step, metrics every log_every.
 
@@ -78,27 +99,41 @@ def train(
     model.train()
     model.embeddings.grad_scale = config.optimizer.input_grad_scale
     device = model.embeddings.weight.device
+    guard = guard or Guard(device, config.training.max_z_score)
     source = training_batches(batches, state, device)
-    losses: list[Tensor] = []
-    norms: list[Tensor] = []
+    figures: list[Tensor] = []
+    begins: list[Position] = []
     since, tokens_then = time.perf_counter(), state.tokens
     for step in range(state.step, config.training.steps):
         lr = config.optimizer.lr * lr_multiplier(step, config.training.steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_ratio"]
         taken = [next(source) for _ in range(config.training.accumulation)]
-        loss, norm = train_step(model, optimizer, [item[:2] for item in taken], config, loss_function)
-        losses.append(loss)
-        norms.append(norm)
+        figures.append(train_step(model, optimizer, [item[:2] for item in taken], config, guard, loss_function))
+        begins.append(state.position)
         state = TrainState(step + 1, taken[-1][2].tokens, taken[-1][2].position)
         metrics = None
         if state.step % config.training.log_every == 0 or state.step == config.training.steps:
             # Reading the figures waits for the device, so it's done for many steps at once.
-            mean_loss, mean_norm = torch.stack(losses).mean().item(), torch.stack(norms).mean().item()
+            rows = torch.stack(figures).tolist()
             now = time.perf_counter()
             speed = (state.tokens - tokens_then) / (now - since)
-            metrics = StepMetrics(state.step, state.tokens, mean_loss, lr, mean_norm, speed)
-            losses, norms, since, tokens_then = [], [], now, state.tokens
+            metrics = _report(state, lr, speed, rows, begins, guard.streak)
+            figures, begins, since, tokens_then = [], [], now, state.tokens
         yield state, metrics
         if metrics is not None:
             since = time.perf_counter()
+
+
+def _report(
+    state: TrainState, lr: float, speed: float, rows: list[list[float]], begins: list[Position], streak: int
+) -> StepMetrics:
+    first = state.step - len(rows) + 1
+    skipped = tuple(
+        Skipped(step, reason(verdict), loss, norm, begin)
+        for step, ((loss, norm, verdict), begin) in enumerate(zip(rows, begins, strict=True), first)
+        if verdict
+    )
+    counted = [row for row in rows if not row[2]] or rows
+    loss, norm = (math.fsum(row[at] for row in counted) / len(counted) for at in (0, 1))
+    return StepMetrics(state.step, state.tokens, loss, lr, norm, speed, skipped, streak)

@@ -2,19 +2,30 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamita import layers
 from llamita.config import DataConfig, RunConfig, TokenizerConfig
-from llamita.errors import UsageError
+from llamita.errors import UsageError, UserError
 from llamita.layers import Layer
 from llamita.runs.folder import Run
-from llamita.runs.lock import writing
-from llamita.text.shards import Corpora, byte_length, write_shards
-from llamita.text.sources import ReadReport, Source, find, read
+from llamita.text.holdout import byte_length
+from llamita.text.shards import Corpora, remove_journal, resume_shards
+from llamita.text.sources import Document, ReadReport, Source, Stamp, find, read, read_from
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import Hardware, choose_hardware
+from llamita.training.preparation import (
+    Preparation,
+    changed_sources,
+    claimed,
+    forget_preparation,
+    load_preparation,
+    reading_settings,
+    stamps,
+    token_settings,
+)
 from llamita.training.sizes import hardware_layer, pick_sizes, pick_vocab_size
 
 # Called with what is being done, how much of it is done, and how much there is.
@@ -22,15 +33,22 @@ Progress = Callable[[str, int, int], None]
 
 _STEP_BYTES = 1 << 20
 _ROUGH_BYTES_PER_TOKEN = 3
+_PACKED = 0.3  # about as many bytes of a compressed file hold a byte of text
+_CHANGES_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Sources that were found and read once, so that their size is known."""
+    """Sources that were found and read once, so that their size is known.
+
+    stamps: what they were before that. counts: the number of documents of each.
+    """
 
     sources: list[Source]
     field: str
     report: ReadReport
+    stamps: tuple[Stamp, ...]
+    counts: tuple[int, ...]
 
     def documents(self, doing: str, progress: Progress | None) -> Iterator[str]:
         """The text of each document."""
@@ -42,48 +60,76 @@ class Text:
                 reported = done
             yield document.text
 
+    def documents_from(self, number: int) -> Iterator[Document]:
+        """The documents from a number on; sources that are over by then are not opened."""
+        return read_from(number, self.sources, self.counts, field=self.field)
+
+    def check_unchanged(self) -> None:
+        """UserError if a file isn't what it was when it was found."""
+        pairs = zip(self.sources, self.stamps, strict=True)
+        files = [(source, before) for source, before in pairs if source.content is None]
+        changes = changed_sources([before for _, before in files], stamps([source for source, _ in files]))
+        if changes:
+            told = "; ".join(_first(changes))
+            raise UserError(f"{told}: wait until nothing writes there any more, and prepare again")
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run folder that is ready to train, and what went into it."""
+    """A run folder that is ready to train, what went into it, and what there is to say of an earlier try."""
 
     run: Run
     text: Text
     tokenizer: Tokenizer
     corpora: Corpora
+    notices: tuple[str, ...] = ()
 
 
 def prepare_run(target: Path, sources: Sequence[str], asked: list[Layer], progress: Progress | None = None) -> Prepared:
     """Make a run folder of sources (none: those of the settings) and partial settings.
 
-    config.toml comes last: a folder without it is no run yet, and preparing it again starts over. UserError for
-    sources that can't be read and UsageError for settings that don't fit, before anything is written.
+    UserError for sources that can't be read and UsageError for settings that don't fit, before anything is
+    written. config.toml comes last: a folder without it is no run yet. Interrupted at any moment, the same call
+    goes on where it stood; with other sources or settings it begins anew, and says what differs.
     """
     sourced = [*asked, Layer("command line", {"data": {"sources": list(sources)}} if sources else {})]
     data, hardware = known_first(sourced)
     if not data.sources:
         raise UsageError("no text to train on; for example: llamita train book.txt")
-    text = read_text(data.sources, data.field)
-    vocab_size = pick_vocab_size(text.report.bytes, hardware.device)
-    rough_tokens = max(text.report.bytes // _ROUGH_BYTES_PER_TOKEN, 1)
-    draft, _ = resolve(sourced, hardware, text.report.bytes, rough_tokens, vocab_size)
-    tokenizer = make_tokenizer(text, draft.tokenizer, progress)
-    run = Run.create(target)
-    with writing(run.path):
-        tokenizer.save(run.tokenizer_file)
-        corpora = write_shards(
-            read(text.sources, field=text.field),
-            tokenizer,
-            run.data_folder,
-            validation_fraction=draft.data.validation_fraction,
-            seed=draft.training.seed,
-            progress=(lambda done: progress("encoding the text", done, text.report.bytes)) if progress else None,
-        )
+    with ExitStack() as held:
+        # A folder that isn't there yet is made when nothing is left to complain about.
+        run = held.enter_context(claimed(target)) if target.exists() else None
+        before, changes = load_preparation(target)
+        text = read_text(data.sources, data.field, progress, before)
+        rough_tokens = max(text.report.bytes // _ROUGH_BYTES_PER_TOKEN, 1)
+        vocab_size = pick_vocab_size(text.report.bytes, hardware.device)
+        draft, _ = resolve(sourced, hardware, text.report.bytes, rough_tokens, vocab_size)
+        given = _given_tokenizer(draft.tokenizer)
+        settings = reading_settings(data.field) | token_settings(draft, given)
+        now = Preparation(sources=text.stamps, settings=settings, report=text.report, counts=text.counts)
+        if before is not None:
+            changes += before.changes(now)
+            now = now if changes else before
+        run = run or held.enter_context(claimed(target))
+        now.save(target)
+        tokenizer = _finished_tokenizer(run, now)
+        if tokenizer is None:
+            tokenizer = given or make_tokenizer(text, draft.tokenizer, progress)
+            tokenizer.save(run.tokenizer_file)
+            now = replace(now, tokenizer=tokenizer.fingerprint)
+            now.save(target)
+        corpora, went_on = _encode(run, text, tokenizer, now, progress)
         size = tokenizer.get_vocab_size()
         config, _ = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, size)
         run.write_environment()
         run.write_config(config)
-    return Prepared(run, text, tokenizer, corpora)
+        forget_preparation(target)
+        remove_journal(run.data_folder)
+    if before is not None and not changes:
+        notices = [f"going on where preparing stood: {_of(went_on, text.report.bytes)}"]
+    else:
+        notices = [f"{change}: preparing anew" for change in _first(changes)]
+    return Prepared(run, text, tokenizer, corpora, tuple(notices))
 
 
 def known_first(asked: list[Layer]) -> tuple[DataConfig, Hardware]:
@@ -94,13 +140,30 @@ def known_first(asked: list[Layer]) -> tuple[DataConfig, Hardware]:
     return DataConfig(**values.get("data", {})), hardware
 
 
-def read_text(paths: Sequence[str], field: str) -> Text:
-    """Find sources and read them through; UserError for what can't be read."""
+def read_text(
+    paths: Sequence[str], field: str, progress: Progress | None = None, before: Preparation | None = None
+) -> Text:
+    """Find sources and read them through, unless an earlier preparation has; UserError for what can't be read."""
     report = ReadReport()
     sources = find(paths, report=report)
-    for _ in read(sources, field=field, report=report):
-        pass
-    return Text(sources, field, report)
+    found = stamps(sources)
+    if before is not None and before.has_read(found, field):
+        report = replace(before.report, skipped_files=report.skipped_files)
+        return Text(sources, field, report, found, before.counts)
+    counts: list[int] = []
+    total = sum(one.bytes for one in found)
+    source = text_before = told = 0
+    for document in read(sources, field=field, report=report, counts=counts):
+        if len(counts) > source:
+            source, text_before = len(counts), report.bytes - byte_length(document.text)
+        if progress and report.bytes - told > _STEP_BYTES:
+            told = report.bytes
+            packed = 1 if sources[source].compression is None else _PACKED
+            within = min(round((told - text_before) * packed), found[source].bytes)
+            progress("reading the text", report.file_bytes + within, total)
+    if progress and told:
+        progress("reading the text", total, total)
+    return Text(sources, field, report, found, tuple(counts))
 
 
 def make_tokenizer(text: Text, config: TokenizerConfig, progress: Progress | None = None) -> Tokenizer:
@@ -130,3 +193,54 @@ def resolve(
         # A preset's micro-batch gives way to a batch that was asked for.
         training["micro_batch_size"] = math.gcd(rows, micro_rows)
     return layers.build(values), origin
+
+
+def _given_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
+    """The tokenizer of config.file, if there is to be one; UserError for settings that no tokenizer fits."""
+    if config.file is not None:
+        return Tokenizer.load(config.file)
+    Tokenizer.train(["a"], vocab_size=config.vocab_size, kind=config.kind)
+    return None
+
+
+def _finished_tokenizer(run: Run, noted: Preparation) -> Tokenizer | None:
+    """The run's tokenizer, if it is the one that the preparation made."""
+    if noted.tokenizer is None or not run.tokenizer_file.exists():
+        return None
+    try:
+        found = Tokenizer.load(run.tokenizer_file)
+    except UserError:
+        return None
+    return found if found.fingerprint == noted.tokenizer else None
+
+
+def _encode(
+    run: Run, text: Text, tokenizer: Tokenizer, noted: Preparation, progress: Progress | None
+) -> tuple[Corpora, int]:
+    """The run's shards, and the bytes of text that were encoded already."""
+    total, resumed = text.report.bytes, [0]
+    text.check_unchanged()
+    corpora = resume_shards(
+        text.documents_from,
+        tokenizer,
+        run.data_folder,
+        key=noted.key,
+        validation_fraction=noted.settings["data.validation_fraction"],
+        seed=noted.settings["training.seed"],
+        progress=(lambda done: progress("encoding the text", done, total)) if progress else None,
+        resumed=resumed.append,
+    )
+    text.check_unchanged()
+    return corpora, resumed[-1]
+
+
+def _of(done: int, total: int) -> str:
+    unit, name = (1e6, "MB") if total >= 1e6 else (1e3, "kB")
+    digits = 0 if total >= 10 * unit else 1
+    return f"{done / unit:.{digits}f} of {total / unit:.{digits}f} {name}"
+
+
+def _first(lines: list[str]) -> list[str]:
+    """The first few of many lines, and how many more there are."""
+    more = len(lines) - _CHANGES_TOLD
+    return lines if more <= 1 else [*lines[:_CHANGES_TOLD], f"{more} more changes"]

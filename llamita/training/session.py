@@ -1,10 +1,12 @@
-"""A run from its folder: train from the newest checkpoint on, evaluate, sample, save."""
+"""A run from its folder: train from the newest checkpoint on, evaluate, sample, save, and go back where it must."""
 
 import contextlib
+import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,59 +17,23 @@ from llamita.files import write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
 from llamita.model.transformer import LLaMaTransformer
-from llamita.runs.checkpoint import (
-    Checkpoint,
-    UnsavedError,
-    load_state,
-    load_weights,
-    prune_checkpoints,
-    save_checkpoint,
-)
-from llamita.runs.folder import Run
+from llamita.runs.checkpoint import Checkpoint, load_state, load_weights
+from llamita.runs.folder import Run, initial_model
 from llamita.runs.lock import writing
+from llamita.runs.saving import Saver, remove_checkpoint
 from llamita.text.batches import Batches
 from llamita.text.shards import Corpora, open_corpora
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.compiling import loss_function
-from llamita.training.evaluate import Evaluation, evaluate
-from llamita.training.loop import StepMetrics, train
+from llamita.training.diagnosis import diagnose
+from llamita.training.evaluate import evaluate, to_device
+from llamita.training.events import Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
+from llamita.training.guard import Guard
+from llamita.training.incidents import documents_of, excerpts, note_incident
+from llamita.training.loop import LossFunction, StepMetrics, train
 from llamita.training.optimizer import build_optimizer
+from llamita.training.recovery import Recovery
 from llamita.training.state import TrainState, restore_state, state_tensors
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """The held-out loss after a step."""
-
-    step: int
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A text that the model made up after a step."""
-
-    step: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A checkpoint was written; `stopped` if training ends here before its time."""
-
-    checkpoint: Checkpoint
-    stopped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NotSaved:
-    """A checkpoint couldn't be written for this reason; training goes on and tries again soon."""
-
-    step: int
-    reason: str
-
-
-Event = StepMetrics | Evaluated | Sampled | Saved | NotSaved
 
 
 class Session:
@@ -79,30 +45,37 @@ class Session:
     def __init__(self, run: Run, config: RunConfig | None = None) -> None:
         self.run = run
         self.config: RunConfig = config or run.config()
-        minutes = self.config.training.max_minutes
-        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        training = self.config.training
+        self._deadline = math.inf if training.max_minutes is None else time.monotonic() + 60 * training.max_minutes
         self.tokenizer: Tokenizer = run.tokenizer()
         self.corpora: Corpora = open_corpora(run.data_folder, fingerprint=self.tokenizer.fingerprint)
-        training = self.config.training
         torch.set_num_threads(training.threads)
+        if training.deterministic:
+            # Read when CUDA starts: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(training.deterministic)
         torch.manual_seed(training.seed)
         self.model = LLaMaTransformer(self.config.model).to(training.device)
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
+        self.guard = Guard(self.model.embeddings.weight.device, training.max_z_score)
         self.state = TrainState()
+        self._recovery = Recovery()
         found = run.checkpoints()
         if found:
-            load_weights(self.model, found[-1])
-            restore_state(self.model, self.optimizer, load_state(found[-1]))
-            self.state = TrainState.from_dict(found[-1].meta)
+            self._restore(found[-1])
+        self._saver = Saver(run.checkpoint_folder, training.keep_last, training.keep_every)
+        self._best = self._best_saved()
+        self._saving = 0
+        self._owed = False
         self._last_evaluation: Evaluated | None = None
-        self._unsaved = False
         self._unwritten: list[dict[str, Any]] = []
 
     def events(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end, or to the step after which `should_stop` holds or time is up; everything is saved then.
 
         A disk that is full is no reason to stop before the end: what can't be written is tried again. UserError
-        if the end can't be saved, or another process is writing the run or has gone on with it meanwhile.
+        if the end can't be saved, if the run diverges whatever is skipped, or if another process is writing the
+        run or has gone on with it meanwhile.
         """
         with writing(self.run.path):
             found = self.run.checkpoints()
@@ -110,31 +83,42 @@ class Session:
                 raise UserError(f"{self.run.path} has gone on to step {found[-1].step} meanwhile; resume it again")
             if self.config != self.run.config():
                 self.run.write_config(self.config)
-            yield from self._train(should_stop)
+            try:
+                yield from self._train(should_stop)
+            except (Exception, GeneratorExit):
+                self._saver.outcome(wait=True)
+                raise
 
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        training = self.config.training
         # A run that starts over measures itself at step 0 again.
         self.run.forget_metrics_after(self.state.step or -1)
         if self.state.step == 0:
             yield from self._evaluate()
-        steps = train(self.model, self.optimizer, self._batches(), self.config, self.state, loss_function(training))
+        loss = loss_function(self.config.training)
+        while (yield from self._train_until_rewound(loss, should_stop)):
+            pass
+
+    def _train_until_rewound(self, loss: LossFunction, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
+        """Train to the end or to a stop; true if the run went back instead and has to go on from there."""
+        training = self.config.training
+        steps = train(self.model, self.optimizer, self._batches(), self.config, self.state, loss, self.guard)
         for self.state, metrics in steps:
             step, last = self.state.step, self.state.step == training.steps
             if metrics is not None:
-                self._note(asdict(metrics))
-                yield metrics
-            stopping = (should_stop() or time.monotonic() >= self._deadline) and not last
+                yield from self._report(metrics)
+                if metrics.streak >= training.rewind_after:
+                    yield from self._rewind(metrics)
+                    return True
             due = step % training.eval_every == 0 or last
             if due:
                 yield from self._evaluate()
-            retry = self._unsaved and metrics is not None
-            if stopping or last or step % training.save_every == 0 or self._is_best() or retry:
-                yield self._save_or_tell(stopping, last)
+            stopping = (should_stop() or time.monotonic() >= self._deadline) and not last
+            yield from self._save_if_due(stopping, last, retry=metrics is not None)
             if stopping:
-                return
+                break
             if due:
                 yield from self._sample()
+        return False
 
     def _batches(self) -> Batches:
         config = self.config
@@ -146,6 +130,17 @@ class Session:
             packing=config.data.packing,
             mask_documents=config.data.mask_documents,
         )
+
+    def _report(self, metrics: StepMetrics) -> Iterator[Event]:
+        self._note(metrics.row())
+        yield metrics
+        if not metrics.skipped:
+            return
+        documents: list[int] = []
+        for skipped in metrics.skipped:
+            documents = documents_of(self._batches(), skipped.position, self.config.training.accumulation)
+            note_incident(self.run, {"kind": "skipped", **asdict(skipped), "documents": documents})
+        yield StepsSkipped(metrics.skipped, excerpts(self.corpora.train, self.tokenizer, documents))
 
     def _evaluate(self) -> Iterator[Event]:
         if self.corpora.validation is None:
@@ -163,13 +158,6 @@ class Session:
         figures = {"val_loss": result.loss, "bits_per_byte": result.bits_per_byte}
         self._note({"step": event.step, **figures})
         yield event
-
-    def _is_best(self) -> bool:
-        event = self._last_evaluation
-        if event is None or event.step != self.state.step:
-            return False
-        rated = [item.val_loss for item in self.run.checkpoints() if item.val_loss is not None]
-        return not rated or event.evaluation.loss < min(rated)
 
     def _sample(self) -> Iterator[Event]:
         tokens = self.config.training.sample_tokens
@@ -197,24 +185,107 @@ class Session:
                 self.run.append_metrics(self._unwritten[0])
                 del self._unwritten[0]
 
-    def _save_or_tell(self, stopping: bool, last: bool) -> Saved | NotSaved:
-        try:
-            saved = Saved(self._save(), stopping)
-        except UnsavedError as error:
-            if stopping or last:
-                raise UserError(f"{error}; then go on with: llamita resume {self.run.path}") from error
-            self._unsaved = True
-            return NotSaved(self.state.step, str(error))
-        self._unsaved = False
-        return saved
+    def _best_saved(self) -> float:
+        return min((item.val_loss for item in self.run.checkpoints() if item.val_loss is not None), default=math.inf)
 
-    def _save(self) -> Checkpoint:
+    def _val_loss(self) -> float | None:
+        """The validation loss of this very step, if it was measured."""
         event = self._last_evaluation
-        meta: dict[str, Any] = self.state.to_dict()
-        if event is not None and event.step == self.state.step:
-            meta |= {"val_loss": event.evaluation.loss, "bits_per_byte": event.evaluation.bits_per_byte}
-        folder = self.run.checkpoint_folder
-        state = state_tensors(self.model, self.optimizer)
-        checkpoint = save_checkpoint(folder, self.model.state_dict(), state, meta)
-        prune_checkpoints(folder, self.config.training.keep_last, self.config.training.keep_every)
-        return checkpoint
+        return event.evaluation.loss if event is not None and event.step == self.state.step else None
+
+    def _save_if_due(self, stopping: bool, last: bool, retry: bool) -> Iterator[Event]:
+        """Begin a save where one is due, and tell what came of the one before; an end is waited for."""
+        yield from self._outcome()
+        loss = self._val_loss()
+        best = loss is not None and loss < self._best
+        ends = stopping or last
+        if not (ends or best or self.state.step % self.config.training.save_every == 0 or (self._owed and retry)):
+            return
+        streak = self.guard.streak
+        if streak and not ends:
+            # Weights that only bad batches came after may be bad themselves.
+            self._owed = True
+            return
+        yield from self._outcome(wait=True)
+        self._begin_save(streak)
+        if ends:
+            yield from self._outcome(wait=True, end=True, stopped=stopping)
+
+    def _begin_save(self, streak: int) -> None:
+        loss = self._val_loss()
+        self._recovery = self._recovery.at(self.state.step)
+        meta: dict[str, Any] = {**self.state.to_dict(), "streak": streak, **self._recovery.to_dict()}
+        if self._last_evaluation is not None and loss is not None:
+            meta |= {"val_loss": loss, "bits_per_byte": self._last_evaluation.evaluation.bits_per_byte}
+            self._best = min(self._best, loss)
+        self._saving, self._owed = self.state.step, False
+        state = {**state_tensors(self.model, self.optimizer), **self.guard.tensors()}
+        self._saver.begin(self.model.state_dict(), state, meta)
+
+    def _outcome(self, wait: bool = False, end: bool = False, stopped: bool = False) -> Iterator[Event]:
+        """What came of the last save, if it's known by now."""
+        outcome = self._saver.outcome(wait)
+        if isinstance(outcome, Checkpoint):
+            yield Saved(outcome, stopped)
+        elif outcome is not None:
+            if end:
+                raise UserError(f"{outcome}; then go on with: llamita resume {self.run.path}") from outcome
+            self._owed, self._best = True, self._best_saved()
+            yield NotSaved(self._saving, str(outcome))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        load_weights(self.model, checkpoint)
+        tensors = load_state(checkpoint)
+        restore_state(self.model, self.optimizer, tensors)
+        self.guard.restore(tensors)
+        self.state = TrainState.from_dict(checkpoint.meta)
+        self._recovery = Recovery.from_dict(checkpoint.meta)
+
+    def _start_over(self) -> None:
+        torch.manual_seed(self.config.training.seed)
+        self.model.load_state_dict(initial_model(self.config).state_dict())
+        self.optimizer.state.clear()
+        self.guard = Guard(self.model.embeddings.weight.device, self.config.training.max_z_score)
+        self.state = TrainState()
+
+    def _rewind(self, metrics: StepMetrics) -> Iterator[Event]:
+        """Go back to the last good checkpoint and on from there with the data behind the bad batches."""
+        yield from self._outcome(wait=True)
+        here, recovery = self.state, self._recovery.at(self.state.step - metrics.streak)
+        found = self.run.checkpoints()
+        target = recovery.target(found, here.step - metrics.streak)
+        if target is None or recovery.rewinds >= self.config.training.max_rewinds:
+            raise self._given_up(metrics, recovery)
+        for item in found:
+            if item.step > target:
+                remove_checkpoint(item.path)
+        back = next((item for item in found if item.step == target), None)
+        if back is not None:
+            self._restore(back)
+        else:
+            self._start_over()
+        self.state = TrainState(self.state.step, self.state.tokens, here.position)
+        self._recovery = recovery.after(here.step, target)
+        self._best, self._last_evaluation = self._best_saved(), None
+        self.run.forget_metrics_after(target)
+        event = Rewound(here.step, target, metrics.streak)
+        note_incident(self.run, {"kind": "rewound", **asdict(event)})
+        yield event
+
+    def _given_up(self, metrics: StepMetrics, recovery: Recovery) -> UserError:
+        position = metrics.skipped[-1].position
+        batch, _ = self._batches().batch(position)
+        device = self.model.embeddings.weight.device
+        diagnosis = diagnose(self.model, to_device(batch, device), self.config, metrics.lr)
+        documents = documents_of(self._batches(), position, self.config.training.accumulation)
+        told = {"step": self.state.step, "documents": documents, **asdict(diagnosis)}
+        file = self.run.path / "diagnosis.json"
+        with contextlib.suppress(OSError):
+            write_text(file, json.dumps(told, indent=2) + "\n")
+        note_incident(self.run, {"kind": "gave up", "step": self.state.step, "rewinds": recovery.rewinds})
+        return UserError(
+            f"{self.run.path}: {metrics.streak} steps in a row were skipped at step {self.state.step} "
+            f"(the last one: {metrics.skipped[-1].reason}), after {recovery.rewinds} rewinds; {diagnosis.summary()}. "
+            f"Layer by layer: {file}. A lower learning rate often helps: "
+            f"llamita resume {self.run.path} --optimizer.lr {self.config.optimizer.lr / 3:.1e}"
+        )

@@ -7,11 +7,12 @@ from llamita import layers
 from llamita.config import RunConfig
 from llamita.layers import Layer
 from llamita.runs.folder import Run
-from llamita.runs.lock import writing
-from llamita.text.shards import Corpora, split_documents, write_shards
+from llamita.text.holdout import choose_split
+from llamita.text.shards import Corpora, write_shards
 from llamita.text.storyworld import Story, StoryWorld, floor
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
+from llamita.training.preparation import claimed, forget_preparation
 from llamita.training.sizes import hardware_layer
 
 # No path is spelled so: a run whose source this is was told its stories by StoryWorld.
@@ -60,17 +61,17 @@ def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
         if tokens >= wanted and len(stories) >= _FEWEST_STORIES:
             break
     fraction = _VALIDATION_STORIES / len(stories)
-    kind, parts = split_documents(stories, fraction, seed)
-    assert kind == "documents"
-    held_out = [story for story, (part, _) in zip(stories, parts, strict=True) if part == "validation"]
+    holdout, _ = choose_split((story.text for story in stories), fraction, seed)
+    assert holdout.kind == "documents"
+    held_out = [story for number, story in enumerate(stories) if holdout.picks(number)]
     words = [story.text for story in stories[:_WORDS_SEEN]]
     tokenizer = Tokenizer.train([*words, " ".join(world.vocabulary)], vocab_size=1024, kind="word")
     vocabulary = Layer("the tokenizer", {"model": {"vocab_size": tokenizer.get_vocab_size()}})
     split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": [STORY_SOURCE]}})
     merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
     config = layers.build(merged)
-    run = Run.create(target)
-    with writing(run.path):
+    with claimed(target) as run:
+        forget_preparation(target)
         tokenizer.save(run.tokenizer_file)
         corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
         run.write_environment()

@@ -1,11 +1,19 @@
 import json
+import re
+import shlex
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from llamita import layers
 from llamita.cli.app import main
 from llamita.runs.folder import Run
 from llamita.text.storyworld import StoryWorld
+from llamita.training.stories import STORY_SOURCE, is_story_run, story_config
+from tests.cli.command_line import llamita
+from tests.cli.interrupted import held
 
 
 def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -79,6 +87,39 @@ def test_the_demo_leaves_other_runs_alone(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(ValueError, match="isn't the demo's"):
         run_cli(capsys, "demo", "--run", str(tmp_path / "mine"), *SHORT)
     assert (tmp_path / "mine" / "config.toml").read_text() == before
+
+
+def test_a_demo_that_is_stopped_while_an_earlier_one_is_removed_can_be_started_again(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    (folder / "checkpoints" / "step_00000002").mkdir(parents=True)
+    config = story_config([])
+    stories = replace(config, data=replace(config.data, sources=(STORY_SOURCE,)))
+    (folder / "config.toml").write_text(layers.to_toml(stories), encoding="utf-8")
+    process = held(("demo", "--run", folder), "llamita.cli.demo:shutil.rmtree", tmp_path / "held")
+    process.send(signal.SIGTERM)
+    assert process.ended() == 143
+    assert process.printed == f"stopped; go on with: llamita demo --run {folder}\n"
+    assert is_story_run(Run.open(folder).config())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("llamita.training.stories:write_shards", "demo"),
+        ("llamita.training.loop:train_step", "resume"),
+        ("llamita.cli.demo:measure", "demo"),
+    ],
+)
+def test_a_demo_that_was_stopped_goes_on_with_what_it_says(place: str, command: str, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    process = held(("demo", "--run", folder, *SHORT), place, tmp_path / "held")
+    process.send(signal.SIGINT)
+    assert process.code() == 130
+    (told,) = re.findall("go on with: llamita (.*)", process.printed)
+    assert told.startswith(command)
+    assert llamita(*shlex.split(told)).code == 0
+    assert Run.open(folder).checkpoints()[-1].step == 12
 
 
 @pytest.mark.slow

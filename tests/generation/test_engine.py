@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 
 from llamita.errors import UserError
+from llamita.generation import context
 from llamita.generation.engine import Generation, generate, stream
 from llamita.generation.sampling import Sampling
 from llamita.model.transformer import LLaMaTransformer
@@ -378,3 +379,25 @@ def test_weights_that_are_no_numbers_are_reported(make_model: MakeModel, byte_to
         model.norm.weight[0] = torch.nan
     with pytest.raises(UserError, match="logits are not finite"):
         generate(model, byte_tokenizer, "abc")
+
+
+def test_as_many_tokens_may_be_asked_for_as_a_number_says(
+    make_model: MakeModel, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(unlikely=ENDS)
+    pieces = stream(model, byte_tokenizer, "a", max_new_tokens=10**30, sampling=GREEDY)
+    begun = [next(pieces) for _ in range(50)]
+    monkeypatch.setattr(context, "_ROOM", 3)
+    again = stream(model, byte_tokenizer, "a", max_new_tokens=10**30, sampling=GREEDY)
+    assert [next(again) for _ in range(50)] == begun
+    whole = generate(model, byte_tokenizer, "a", max_new_tokens=40, samples=3, seed=1)
+    monkeypatch.undo()
+    assert generate(model, byte_tokenizer, "a", max_new_tokens=40, samples=3, seed=1) == whole
+
+
+@pytest.mark.parametrize("samples", [0, -1, 5000, 10**30])
+def test_no_more_samples_are_drawn_than_fit_a_batch(
+    samples: int, make_model: MakeModel, byte_tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(UserError, match=f"samples is {samples}: ask for at least 1 and at most 4096"):
+        generate(make_model(), byte_tokenizer, "a", samples=samples)

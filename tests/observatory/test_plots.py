@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from llamita.errors import UsageError, UserError
-from llamita.observatory.plots import plot_map, principal_plane
+from llamita.observatory.plots import plot_losses, plot_map, principal_plane
+from llamita.runs.folder import Run
 
 
 def cloud(seed: int = 0) -> torch.Tensor:
@@ -45,3 +46,14 @@ def test_too_few_words_and_other_formats_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         plot_map(cloud(), cloud(), dict.fromkeys(map(str, range(12)), ""), tmp_path / "file" / "map.png")
+
+
+def test_losses_that_cannot_be_drawn_are_left_out_and_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for number, loss in enumerate((3.0, "low", None, [1], float("nan"), 1e308, -1e308, 10**300, 2.0)):
+        run.append_metrics({"step": number, "loss": loss, "val_loss": loss})
+    assert plot_losses(run).stat().st_size > 1000
+    (tmp_path / "loss.png").unlink()
+    (tmp_path / "loss.png").mkdir()
+    with pytest.raises(UserError, match="loss.png: can't be written"):
+        plot_losses(run)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llamita.errors import UsageError, UserError
+from llamita.insight.ppmi import ppmi_vectors
 from llamita.insight.states import layer_states
 from llamita.observatory.spaces import context_state, run_states, state_vectors, table_vectors, training_text
 from llamita.runs.folder import Run
@@ -67,3 +68,18 @@ def test_wrong_questions_are_told_what_is_there(tiny_run: Run, copied_run: Run) 
     shutil.rmtree(copied_run.data_folder)
     with pytest.raises(UserError, match="no text was prepared there"):
         state_vectors(copied_run, 1)
+
+
+def test_a_text_with_other_tokens_than_the_tokenizers_is_refused(copied_run: Run) -> None:
+    shard = copied_run.data_folder / "train" / "shard_00000.bin"
+    shard.write_bytes(b"\xff\xff" * (shard.stat().st_size // 2))
+    with pytest.raises(UserError, match="the text holds token 65535 of 320: prepare it again"):
+        state_vectors(copied_run, 1)
+    with pytest.raises(UserError, match="the text holds token 65535 of 320: prepare it again"):
+        ppmi_vectors(training_text(copied_run), [1, 2, 3], dim=2)
+    index = copied_run.data_folder / "index.json"
+    index.write_text(
+        index.read_text(encoding="utf-8").replace('"vocab_size": 320', '"vocab_size": 64'), encoding="utf-8"
+    )
+    with pytest.raises(UserError, match="data holds tokens of 64, the tokenizer has 320; prepare the text again"):
+        training_text(copied_run)

@@ -1,5 +1,6 @@
 """Two real processes and one run folder."""
 
+import errno
 import json
 import os
 import signal
@@ -106,3 +107,35 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), writing(tmp_path / "file"):
         raise AssertionError
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+def test_a_lock_file_that_cannot_be_filled_in_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        for _ in range(3):
+            with pytest.raises(UserError, match="cannot be written.*No space left"), writing(tmp_path):
+                raise AssertionError
+    assert descriptors() == before and not list(tmp_path.iterdir())
+    with writing(tmp_path):
+        assert descriptors() == before + 1
+        with pytest.raises(UserError, match="is being written by process"), writing(tmp_path):
+            raise AssertionError
+        assert descriptors() == before + 1
+    assert descriptors() == before
+
+
+def test_an_error_while_it_is_held_lets_it_go(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), writing(tmp_path):
+        raise KeyError
+    with writing(tmp_path):
+        assert (tmp_path / "lock.json").exists()
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamita.errors import UserError
-from llamita.text.batches import IGNORE, Batch, Batches, Position, best_fit, permuted
+from llamita.text.batches import IGNORE, Batch, Batches, Position, best_fit
+from llamita.text.order import permuted
 from llamita.text.shards import Corpus
 
 Packing = Literal["stream", "documents"]
@@ -134,6 +135,37 @@ def test_the_global_order_knows_nothing_of_ranks_and_batch_sizes(packing: Packin
         for rows, world_size in [(1, 1), (4, 1), (2, 2), (1, 3), (3, 4), (30, 1)]
     ]
     assert all(order == orders[0] for order in orders)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_the_number_of_readers_may_change_wherever_reading_stopped(packing: Packing) -> None:
+    corpus = corpus_of([9, 4, 25, 3, 3, 11, 6])
+    expected = global_rows(corpus, 120, rows=1, world_size=1, seq_len=8, seed=1, packing=packing)
+    order: list[object] = []
+    position = Position()
+    for world_size, rows in [(1, 12), (2, 6), (4, 3), (3, 4), (4, 3), (1, 12), (3, 4), (2, 6), (1, 12), (4, 3)]:
+        stored = Position.from_dict(position.to_dict())
+        for rank in range(world_size):
+            reader = Batches(corpus, rows=rows, seq_len=8, seed=1, packing=packing, rank=rank, world_size=world_size)
+            batch, position = reader.batch(stored)
+            order += rows_of([batch])
+    assert order == expected
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("bos", [False, True])
+def test_the_documents_of_a_batch_are_those_that_its_tokens_are_of(packing: Packing, bos: bool) -> None:
+    corpus = corpus_of([9, 4, 25, 3, 3, 11, 6], bos=bos)
+    starts, stream = corpus.document_starts, corpus.read(0, corpus.tokens)
+    batches, position = Batches(corpus, rows=2, seq_len=8, seed=3, packing=packing), Position()
+    for _ in range(20):
+        told = batches.documents(position).tolist()
+        batch, position = batches.batch(position)
+        places = [int(np.flatnonzero(stream == token)[0]) for token in batch.inputs.ravel() if token > BOS]
+        seen = set((np.searchsorted(starts, places, side="right") - 1).tolist())
+        # A document of which a row shows no more than its BOS can't be told from the tokens.
+        assert seen <= set(told) and len(set(told) - seen) <= (2 if bos else 0)
+        assert told == sorted(set(told))
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

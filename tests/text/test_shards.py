@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llamita.errors import UserError
-from llamita.text.shards import Corpora, Corpus, open_corpora, split_documents, write_shards
+from llamita.text.shards import Corpora, Corpus, open_corpora, write_shards
 
 BOS = 256
 
@@ -180,13 +178,6 @@ def test_whole_documents_are_held_out_by_number_and_seed(tmp_path: Path) -> None
     assert chosen[0, 1000] == chosen[0, 10**6] != chosen[1, 1000]
 
 
-def test_documents_that_come_later_do_not_move_earlier_ones() -> None:
-    texts = [f"document {number}" for number in range(600)]
-    _, few = split_documents(documents(*texts[:500]), 0.1, seed=3)
-    _, more = split_documents(documents(*texts), 0.1, seed=3)
-    assert list(few) == list(more)[:500]
-
-
 def test_the_tail_of_a_single_document_is_held_out_from_a_line_start(tmp_path: Path) -> None:
     text = "".join(f"line {number} of a book\n" for number in range(1000))
     corpora = write_shards(documents(text), ByteEncoder(), tmp_path, validation_fraction=0.1)
@@ -199,58 +190,12 @@ def test_the_tail_of_a_single_document_is_held_out_from_a_line_start(tmp_path: P
     assert train.documents == validation.documents == 1
 
 
-def test_a_text_without_lines_is_cut_before_white_space_or_else_anywhere() -> None:
-    kind, parts = split_documents(documents("abcd " * 40), 0.2, seed=0)
-    assert kind == "tail"
-    assert list(parts) == [("train", ("abcd " * 32)[:-1]), ("validation", " " + "abcd " * 8)]
-    for beginning in ("", "too early\n"):
-        _, parts = split_documents(documents(beginning + "字" * 100), 0.2, seed=0)
-        sizes = [len(text) for _, text in parts]
-        assert sizes == [round(0.8 * sum(sizes)), sum(sizes) - round(0.8 * sum(sizes))]
-
-
-@pytest.mark.parametrize("texts", [["a b " * 5000, "tiny"], ["tiny", "a b " * 5000], ["a b " * 500] * 3])
-@pytest.mark.parametrize("seed", range(20))
-def test_few_or_uneven_documents_still_give_a_sensible_share(texts: list[str], seed: int) -> None:
-    _, parts = split_documents(documents(*texts), 0.1, seed)
-    sizes = {"train": 0, "validation": 0}
-    for part, text in parts:
-        sizes[part] += len(text)
-    assert 0.02 < sizes["validation"] / sum(sizes.values()) < 0.45
-
-
-@given(st.lists(st.text(max_size=30), min_size=1), st.floats(0.01, 0.9), st.integers(0, 10))
-def test_a_split_loses_no_text_and_starves_neither_side(texts: list[str], fraction: float, seed: int) -> None:
-    kind, parts = split_documents(documents(*texts), fraction, seed)
-    split = list(parts)
-    assert "".join(text for _, text in split) == "".join(texts)
-    if kind == "documents":
-        assert [text for _, text in split] == texts
-    if any(len(text) > 1 for text in texts):
-        assert {part for part, text in split if text} == {"train", "validation"}
-
-
-def test_splitting_looks_ahead_only_so_far() -> None:
-    taken = 0
-
-    def endless() -> Iterator[Document]:
-        nonlocal taken
-        text = "a" * 2**20
-        while True:
-            taken += 1
-            yield Document(text)
-
-    split_documents(endless(), 0.1, seed=0)
-    assert 1 < taken <= 64
-
-
 def test_no_fraction_means_no_validation(tmp_path: Path) -> None:
     corpora = write_shards(documents("some text"), ByteEncoder(), tmp_path)
     assert (corpora.split, corpora.validation) == ("none", None)
 
 
 def test_a_text_too_short_to_cut_is_all_for_training(tmp_path: Path) -> None:
-    assert list(split_documents(documents("x"), 0.1, seed=0)[1]) == [("train", "x")]
     corpora = write_shards(documents("x"), ByteEncoder(), tmp_path, validation_fraction=0.1)
     assert (corpora.split, corpora.validation, corpora.train.tokens) == ("none", None, 2)
 

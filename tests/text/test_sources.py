@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llamita.errors import UserError
-from llamita.text.sources import Document, ReadReport, Source, find, read, total_bytes
+from llamita.text.sources import Document, ReadReport, Source, Stamp, find, read, read_from, stamp, total_bytes
 
 TEXTS = ["The king loves his dog.\n", "Zwei Zeilen:\näöü €", "犬 😀\ttab", "  spaces  "]
 
@@ -186,6 +186,45 @@ def test_sources_can_be_read_twice(tmp_path: Path) -> None:
     for _ in range(2):
         list(read(sources, report=report))
     assert (report.documents, report.file_bytes) == (4, 2 * total_bytes(sources))
+
+
+def test_reading_goes_on_from_any_document_and_opens_no_source_before_it(tmp_path: Path) -> None:
+    names = [
+        write(tmp_path / "a.jsonl", as_jsonl(["one", "", "two", "three"])),
+        write(tmp_path / "empty.txt", b" \n"),
+        write(tmp_path / "b.txt", b"four"),
+        write(tmp_path / "c.parquet", as_parquet(["five", None, "six"])),
+    ]
+    sources, counts, report = find(names), [], ReadReport(documents=7)
+    whole = list(read(sources, counts=counts, report=report))
+    assert counts == [3, 0, 1, 2] and len(whole) == 6
+    for number in range(len(whole) + 2):
+        assert list(read_from(number, sources, counts, field="text")) == whole[number:]
+    for path in names[:3]:
+        Path(path).unlink()
+    assert list(read_from(4, sources, counts, field="text")) == whole[4:]
+    assert list(read_from(6, sources, counts, field="text")) == []
+    with pytest.raises(UserError, match=r"b\.txt cannot be read"):
+        list(read_from(3, sources, counts, field="text"))
+
+
+def test_a_stamp_changes_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(write(tmp_path / "a.txt", b"one"))
+    monkeypatch.chdir(tmp_path)
+    (source,) = find(["a.txt"])
+    first = stamp(source)
+    assert first == Stamp(str(path), 3, path.stat().st_mtime_ns)
+    os.utime(path, ns=(0, 5))
+    assert stamp(source) == Stamp(str(path), 3, 5)
+    path.unlink()
+    with pytest.raises(UserError, match=r"a\.txt cannot be read"):
+        stamp(source)
+
+
+def test_what_can_be_read_once_is_stamped_by_its_content() -> None:
+    one, other = (stamp(Source("standard input", content=content)) for content in (b"one", b"two"))
+    assert (one.path, one.bytes, one.mtime_ns) == ("standard input", 3, None)
+    assert one != other and one == stamp(Source("standard input", content=b"one"))
 
 
 @pytest.fixture

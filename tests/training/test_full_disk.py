@@ -12,31 +12,36 @@ import pytest
 
 from llamita.errors import UserError
 from llamita.files import write_text
-from llamita.runs import checkpoint
+from llamita.runs import saving
 from llamita.runs.folder import Run
-from llamita.training.session import NotSaved, Saved, Session
+from llamita.runs.saving import Saver
+from llamita.training.events import NotSaved, Saved
+from llamita.training.session import Session
 from tests.cli.command_line import TINY, llamita
 from tests.training.tiny_runs import checkpoint_bytes, small_run, trained
 
 SETTINGS = {"training.steps": 12, "training.eval_every": 12, "training.save_every": 4, "training.log_every": 1}
-Save = Callable[..., None]
 
 
 @pytest.fixture
 def filling(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Make the disk full for some calls that write tensors: after half a file is there, as it happens."""
+    """Make the disk full for some calls that write tensors: after half a file is there, as it happens.
+
+    Every save is waited for, so that what comes of it is told at the next step.
+    """
 
     def fill(first: int, last: int) -> None:
-        real: Save = checkpoint.save_file
+        real, outcome = saving.write_tensors, Saver.outcome
         calls = iter(range(1_000_000))
 
-        def save_file(tensors: dict[str, Any], path: Path) -> None:
+        def write_tensors(path: Path, tensors: dict[str, Any]) -> str:
             if first <= next(calls) < last:
                 path.write_bytes(b"half of it")
                 raise OSError(errno.ENOSPC, "No space left on device")
-            real(tensors, path)
+            return real(path, tensors)
 
-        monkeypatch.setattr(checkpoint, "save_file", save_file)
+        monkeypatch.setattr(saving, "write_tensors", write_tensors)
+        monkeypatch.setattr(Saver, "outcome", lambda self, wait=True: outcome(self, wait or True))
 
     return fill
 

@@ -11,7 +11,7 @@ import torch
 
 from llamita import layers
 from llamita.config import RunConfig
-from llamita.errors import UsageError
+from llamita.errors import UsageError, UserError
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.compiling import loss_function, why_not_compiled
 from llamita.training.evaluate import batch_loss
@@ -43,6 +43,9 @@ def often(**values: Any) -> Settings:
 
 
 WSD = {"optimizer.schedule": "wsd"}
+# So many short steps that the guard has a window, and a score that it finds many of them too high by.
+LONG = WSD | {"training.steps": 200, "training.batch_size": 1, "training.log_every": 1, "optimizer.lr": 0.1}
+STRICT = LONG | {"training.max_z_score": 0.01, "training.rewind_after": 2, "training.max_rewinds": 3}
 # Enough held-out text for more than one batch.
 MUCH_HELD_OUT = {"data.sources": ["{folder}/long.txt"], "tokenizer.kind": "byte", "data.validation_fraction": 0.9}
 
@@ -98,6 +101,12 @@ KNOBS: dict[str, Knob] = {
     "training.precision": Knob({"training.precision": "bf16"}),
     "training.threads": Knob({"training.threads": 2}),
     "training.compile": Knob({"training.compile": True}, {"training.compile": False, "training.steps": 0}),
+    "training.deterministic": Knob({"training.deterministic": True}),
+    "training.max_z_score": Knob(LONG | {"training.max_z_score": 0.01}, LONG),
+    "training.rewind_after": Knob(STRICT | {"training.rewind_after": 1}, STRICT),
+    "training.max_rewinds": Knob(
+        STRICT | {"training.max_rewinds": 0, "training.rewind_after": 1}, STRICT | {"training.rewind_after": 1}
+    ),
     "training.log_every": Knob({"training.log_every": 3}),
     "training.eval_every": Knob({"training.eval_every": 1}),
     "training.eval_tokens": Knob({"training.eval_tokens": 100}, MUCH_HELD_OUT),
@@ -112,6 +121,7 @@ KNOBS: dict[str, Knob] = {
 def one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +157,13 @@ def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watch:
             values = {name: placed(value, folder) for name, value in asked.items()}
             run = prepare_run(tmp_path_factory.mktemp("run"), [], [layers.from_dotted("", values)]).run
             session = Session(run)
-            threads = torch.get_num_threads()
-            for _ in session.events():
-                pass
+            threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+            end = ""
+            try:
+                for _ in session.events():
+                    pass
+            except UserError as error:
+                end = str(error).replace(str(run.path), "")
             seen[key] = (
                 run.config(),
                 {
@@ -158,6 +172,8 @@ def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watch:
                     "tokens": session.corpora.train.token_hash,
                     "files": sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*")),
                     "threads": threads,
+                    "deterministic": deterministic,
+                    "end": end,
                     "compiled": loss_function(session.config.training) is not batch_loss,
                 },
             )

@@ -15,6 +15,7 @@ from llamita.model.loss import IGNORE, next_token_loss
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batches
 from llamita.training.evaluate import DeviceBatch
+from llamita.training.guard import Guard
 from llamita.training.loop import StepMetrics, train, train_step
 from llamita.training.optimizer import build_optimizer
 from llamita.training.state import TrainState
@@ -40,11 +41,16 @@ def micro_batches(rows: Rows, sizes: list[int]) -> list[tuple[DeviceBatch, int]]
     return [(batch, int((batch.targets != IGNORE).sum())) for batch in batches]
 
 
+def open_guard() -> Guard:
+    return Guard(torch.device("cpu"), None)
+
+
 def stepped(config: RunConfig, batches: list[tuple[DeviceBatch, int]]) -> tuple[dict[str, Tensor], float, float]:
     """How each weight moves in a step of plain gradient descent, the loss, and the gradient's norm."""
     model = stirred(config.model)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    loss, norm = train_step(model, torch.optim.SGD(model.parameters(), lr=1.0), batches, config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    loss, norm, _ = train_step(model, optimizer, batches, config, open_guard())
     moves = {name: weight.detach() - before[name] for name, weight in model.state_dict().items()}
     return moves, loss.item(), norm.item()
 
@@ -95,8 +101,8 @@ def test_a_batch_without_a_single_target_moves_nothing() -> None:
 
 def test_gradients_do_not_leak_into_the_next_step() -> None:
     model = stirred(small_config().model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    train_step(model, optimizer, micro_batches(ragged_rows([5]), [1]), small_config())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    train_step(model, optimizer, micro_batches(ragged_rows([5]), [1]), small_config(), open_guard())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,15 @@ from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
 from llamita.text.batches import Position
 from llamita.text.tokenizer import Tokenizer
+from llamita.training import session as session_module
+from llamita.training.compiling import why_not_compiled
+from llamita.training.evaluate import DeviceBatch, batch_loss
+from llamita.training.events import Evaluated, Sampled, Saved
 from llamita.training.loop import StepMetrics
 from llamita.training.optimizer import build_optimizer
-from llamita.training.session import Evaluated, Sampled, Saved, Session
+from llamita.training.session import Session
 from llamita.training.state import TrainState, restore_state, state_tensors
+from tests.faults import die, ended, forked
 from tests.model.tiny import tiny_config
 from tests.training.tiny_runs import checkpoint_bytes, small_run, trained
 
@@ -53,6 +61,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "packed documents": {"data.packing": "documents", "data.mask_documents": True},
     "bf16": {"training.precision": "bf16"},
     "learned positions": {"model.positions": "learned", "model.qk_norm": True},
+    "words": {"tokenizer.kind": "word"},
+    "characters": {"tokenizer.kind": "char"},
+    "bytes": {"tokenizer.kind": "byte"},
 }
 
 
@@ -68,6 +79,65 @@ def test_half_and_half_is_the_whole_run(settings: dict[str, Any], paragraphs: Pa
     assert isinstance(last, Saved)
     assert (last.checkpoint.step, last.stopped) == (12, False)
     assert_same_end(whole, halves)
+
+
+def test_a_run_that_is_resumed_twice_is_the_whole_run(paragraphs: Path, tmp_path: Path) -> None:
+    whole, parts = twins(tmp_path, paragraphs, OFTEN)
+    trained(whole)
+    for until in (3, 4, 9, None):
+        trained(parts, until)
+    assert checkpoint_bytes(whole) == checkpoint_bytes(parts)
+
+
+COMPILED_HALVES = """
+import sys
+from pathlib import Path
+from tests.training.test_session import OFTEN, assert_same_end, twins
+from tests.training.tiny_runs import trained
+settings = OFTEN | {"training.compile": True, "training.micro_batch_size": 2}
+whole, halves = twins(Path(sys.argv[1]), Path(sys.argv[2]), settings)
+trained(whole)
+trained(halves, until=6)
+trained(halves)
+assert_same_end(whole, halves)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_not_compiled("cpu") is not None, reason="no compiler")
+def test_a_compiled_run_is_half_of_it_and_the_other_half(paragraphs: Path, tmp_path: Path) -> None:
+    # In a process without the checks of types, through which torch.compile can't see.
+    command = [sys.executable, "-c", COMPILED_HALVES, str(tmp_path), str(paragraphs)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+
+
+def killed_at(run: Run, call: int) -> None:
+    """Train in a process of its own, which dies as by `kill -9` when it asks for the loss for so many-th time."""
+
+    def train() -> None:
+        calls = iter(range(1 << 30))
+
+        def loss(model: LLaMaTransformer, batch: DeviceBatch) -> torch.Tensor:
+            if next(calls) == call:
+                die()
+            return batch_loss(model, batch)
+
+        session_module.loss_function = lambda _training: loss
+        trained(run)
+
+    assert ended(forked(train)) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word", "char", "byte"])
+def test_200_steps_are_100_a_kill_in_mid_accumulation_and_100(kind: str, paragraphs: Path, tmp_path: Path) -> None:
+    settings = {"training.steps": 200, "training.save_every": 25, "training.log_every": 10, "tokenizer.kind": kind}
+    whole, killed = twins(tmp_path, paragraphs, settings | {"training.micro_batch_size": 2})
+    trained(whole)
+    # Two micro-batches a step: this is the second one of the 101st.
+    killed_at(killed, 201)
+    assert killed.checkpoints()[-1].step in (75, 100)
+    trained(killed)
+    assert_same_end(whole, killed)
 
 
 @pytest.mark.parametrize("stop", range(1, 12, 3))
@@ -140,12 +210,12 @@ def test_a_run_tells_its_story_in_order(paragraphs: Path, tmp_path: Path) -> Non
         (type(event).__name__, event.checkpoint.step if isinstance(event, Saved) else event.step)
         for event in trained(run)
     ]
-    looks = [name for name, step in story if step == 3]
+    looks = [name for name, step in story if step == 3 and name != "Saved"]
     assert story[0] == ("Evaluated", 0)
-    assert looks[:3] == ["Evaluated", "Saved", "Sampled"]
+    assert looks == ["Evaluated", "Sampled"]
     assert [step for name, step in story if name == "StepMetrics"] == [2, 4, 6]
     assert [step for name, step in story if name == "Evaluated"] == [0, 3, 6]
-    assert {step for name, step in story if name == "Saved"} >= {5, 6}
+    assert [step for name, step in story if name == "Saved"] == [3, 5, 6]
     assert story[-2:] == [("Saved", 6), ("Sampled", 6)]
     assert sorted(path.name for path in (run.path / "samples").iterdir()) == ["step_00000003.txt", "step_00000006.txt"]
 
@@ -226,5 +296,5 @@ def test_the_state_of_training_is_the_moments_by_name_and_the_random_numbers() -
 def test_the_state_of_another_model_is_refused_by_name() -> None:
     tensors = state_tensors(*stepped_optimizer())
     other = LLaMaTransformer(tiny_config(vocab_size=99))
-    with pytest.raises(UserError, match=re.escape("optimizer.embeddings.weight.exp_avg is (61, 32), not (99, 32)")):
+    with pytest.raises(UserError, match=re.escape("optimizer.embeddings.weight.exp_avg is float32 (61, 32), not")):
         restore_state(other, build_optimizer(other, OptimizerConfig()), tensors)

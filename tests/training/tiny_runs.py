@@ -11,8 +11,9 @@ from llamita.config import RunConfig
 from llamita.layers import Layer
 from llamita.runs.folder import Run
 from llamita.text.shards import Corpus
+from llamita.training.events import Event
 from llamita.training.prepare import prepare_run
-from llamita.training.session import Event, Session
+from llamita.training.session import Session
 
 SMALL: dict[str, Any] = {
     **{"model.n_embd": 32, "model.n_layers": 2, "model.n_heads": 2, "model.max_seq_len": 32},

@@ -1,0 +1,198 @@
+"""Trials: each does harm to a run at a random moment, lets it go on, and compares its end with the unharmed one."""
+
+import errno
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamita.errors import UserError
+from llamita.runs.folder import Run
+from llamita.runs.lock import writing
+from tests.chaos.runs import (
+    STEPS,
+    Example,
+    bytes_lost,
+    last_step,
+    newest_step,
+    prepared,
+    resume,
+    train,
+    train_poisoned,
+)
+from tests.faults import Disk, Moment, die, ended, forked, in_background, lose_power
+from tests.training.tiny_runs import checkpoint_bytes
+
+MOST_KILLS = 4  # of one run, one after the other
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What came of a trial: faults injected and survived, steps taken again, bytes that can't be read any more."""
+
+    injected: int
+    survived: int
+    steps: int = 0
+    bytes: int = 0
+
+
+Trial = Callable[[Example, Path, random.Random], Harm]
+
+
+def killed(child: int, after: float, number: signal.Signals = signal.SIGKILL) -> int:
+    """Send a signal to a process after some seconds; how it ended."""
+    time.sleep(after)
+    os.kill(child, number)
+    return ended(child)
+
+
+def _judged(example: Example, run: Run, injected: int, steps: int, lost: int) -> Harm:
+    """Let a run go on to its end and see whether that is the end of the unharmed one."""
+    whole = ended(forked(lambda: train(run))) == 0 and checkpoint_bytes(run) == example.end and not lost
+    return Harm(injected, injected if whole else 0, steps, lost)
+
+
+def kills_in_training(example: Example, folder: Path, chance: random.Random) -> Harm:
+    """`kill -9` at random moments, several times in a row."""
+    run, injected, steps, lost = example.copied(folder), 0, 0, 0
+    for _ in range(chance.randint(1, MOST_KILLS)):
+        child = forked(lambda: train(run))
+        end = killed(child, chance.uniform(0, example.seconds))
+        injected += end == -signal.SIGKILL
+        lost += bytes_lost(run)
+        steps += max(last_step(run) - newest_step(run), 0)
+    return _judged(example, run, injected, steps, lost)
+
+
+def kill_in_a_save(example: Example, folder: Path, chance: random.Random) -> Harm:
+    """Death at a call that changes the disk: by a kill, or by a power cut that takes what wasn't synced."""
+    run, number = example.copied(folder), chance.randrange(example.calls_of_saves)
+    moment: Moment = chance.choice(("before", "within", "after"))
+    death = chance.choice((die, lose_power))
+
+    def work() -> None:
+        with Disk(number, moment, death, in_background).watched():
+            train(run)
+
+    injected = ended(forked(work)) == -signal.SIGKILL
+    lost, steps = bytes_lost(run), max(last_step(run) - newest_step(run), 0)
+    return _judged(example, run, int(injected), steps, lost)
+
+
+def kill_while_preparing(example: Example, folder: Path, chance: random.Random) -> Harm:
+    """Death while the tokenizer is trained, text encoded or the folder written, then the same command again."""
+    number, death = chance.randrange(example.calls_to_prepare), chance.choice((die, lose_power))
+
+    def work() -> None:
+        with Disk(number, "before", death).watched():
+            prepared(folder, example.name)
+
+    injected = int(ended(forked(work)) == -signal.SIGKILL)
+    if ended(forked(lambda: prepared(folder, example.name))) != 0 and not (folder / "config.toml").exists():
+        return Harm(injected, 0)
+    return _judged(example, Run.open(folder), injected, 0, 0)
+
+
+def full_disk(example: Example, folder: Path, chance: random.Random) -> Harm:
+    """No room on the disk, from a random write on and for a while."""
+    run = example.copied(folder)
+    first, count = chance.randrange(60), chance.randint(1, 40)
+
+    def work() -> None:
+        real, seen = os.write, iter(range(1 << 30))
+
+        def write(descriptor: int, data: bytes) -> int:
+            if first <= next(seen) < first + count:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(descriptor, data)
+
+        os.write = write
+        train(run)
+
+    ended(forked(work))
+    return _judged(example, run, 1, 0, bytes_lost(run))
+
+
+def stopped(*signals: signal.Signals) -> Trial:
+    """A trial that sends signals one shortly after the other, at a random moment of `llamita resume`."""
+
+    def trial(example: Example, folder: Path, chance: random.Random) -> Harm:
+        run = example.copied(folder)
+        child = forked(lambda: resume(run))
+        time.sleep(chance.uniform(0.1, 0.1 + example.seconds))
+        for number in signals:
+            os.kill(child, number)
+            time.sleep(chance.uniform(0, 0.02))
+        code = ended(child)
+        # It may have come to its end before, or before it listened.
+        expected = code in (0, 128 + signals[0], 128 + signals[-1], -signals[0], -signals[-1])
+        harm = _judged(example, run, 1, max(last_step(run) - newest_step(run), 0), bytes_lost(run))
+        return harm if expected else Harm(1, 0)
+
+    return trial
+
+
+def damaged_checkpoint(example: Example, folder: Path, chance: random.Random) -> Harm:
+    """The newest checkpoint loses its end, or a bit of it turns; the run goes on from the one before."""
+    run = example.copied(folder)
+    last = chance.randint(STEPS // 2, STEPS - 1)
+    assert ended(forked(lambda: train(run, until=last))) == -signal.SIGKILL
+    found = run.checkpoints()
+    file = found[-1].path / chance.choice(("model.safetensors", "state.safetensors"))
+    content = bytearray(file.read_bytes())
+    if chance.random() < 0.5:
+        del content[chance.randrange(len(content)) :]
+    else:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    file.write_bytes(content)
+    before = found[-2].step
+    refused = ended(forked(lambda: train(run))) == 1
+    steps = max(last_step(run) - before, 0)
+    went_on = ended(forked(lambda: resume(run, "--checkpoint", str(before)))) == 0
+    whole = refused and went_on and checkpoint_bytes(run) == example.end
+    return Harm(1, int(whole), steps)
+
+
+def poison(example: Example, folder: Path, chance: random.Random) -> Harm:
+    """Batches whose loss isn't finite, some of them in a row, and a kill somewhere: skipped, or gone back from."""
+    first, count = chance.randint(1, STEPS - 1), chance.randint(1, 8)
+    runs = [example.copied(folder / name) for name in ("whole", "killed")]
+    whole = ended(forked(lambda: train_poisoned(runs[0], first, count))) == 0
+    end = killed(forked(lambda: train_poisoned(runs[1], first, count)), chance.uniform(0, example.seconds))
+    lost, steps = bytes_lost(runs[1]), max(last_step(runs[1]) - newest_step(runs[1]), 0)
+    went_on = ended(forked(lambda: train_poisoned(runs[1], first, count))) == 0
+    same = whole and went_on and checkpoint_bytes(runs[0]) == checkpoint_bytes(runs[1])
+    finite = whole and all(weight.isfinite().all() for weight in runs[0].model("latest").state_dict().values())
+    injected = 1 + (end == -signal.SIGKILL)
+    return Harm(injected, injected if same and finite and not lost else 0, steps, lost)
+
+
+def second_writer(example: Example, folder: Path, _chance: random.Random) -> Harm:
+    """Another process wants the run while it's being written."""
+    run = example.copied(folder)
+    with writing(run.path):
+        refused = ended(forked(lambda: train(run))) == 1
+    try:
+        with writing(run.path):
+            pass
+    except UserError:
+        refused = False
+    harm = _judged(example, run, 1, 0, 0)
+    return harm if refused else Harm(1, 0)
+
+
+TRIALS: dict[str, tuple[Trial, int]] = {
+    "kill -9 at a random moment of training": (kills_in_training, 500),
+    "kill or power cut at a disk call of a save": (kill_in_a_save, 200),
+    "kill or power cut while data is prepared": (kill_while_preparing, 100),
+    "no room on the disk for a while": (full_disk, 50),
+    "Ctrl-C": (stopped(signal.SIGINT), 30),
+    "SIGTERM": (stopped(signal.SIGTERM), 30),
+    "Ctrl-C twice": (stopped(signal.SIGINT, signal.SIGINT), 30),
+    "newest checkpoint cut off, or a bit of it turned": (damaged_checkpoint, 30),
+    "batches whose loss isn't finite, and a kill": (poison, 60),
+    "a second process wants the run": (second_writer, 10),
+}
