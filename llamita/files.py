@@ -3,6 +3,7 @@
 Every byte goes through functions of `os`, so that a test can stop the world before and after each of them.
 """
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 
 _CHUNK = 1 << 24  # bytes written in one call, so that a writer can be stopped between two
 _BLOCK = 1 << 12
+_PART = 1 << 20  # bytes read at a time, of files that a stranger made and that may have no end
 
 
 class File(io.FileIO):
@@ -102,3 +104,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The text of a file in UTF-8; OSError for more than `limit` bytes, UnicodeDecodeError for another encoding."""
+    parts: list[bytes] = []
+    left = limit
+    with path.open("rb") as file:
+        while left >= 0 and (part := file.read(min(_PART, left + 1))):
+            parts.append(part)
+            left -= len(part)
+    if left < 0:
+        raise OSError(errno.EFBIG, f"{os.strerror(errno.EFBIG)}: more than {limit:,} bytes", str(path))
+    return b"".join(parts).decode("utf-8")

@@ -14,17 +14,18 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from llamita.config import RunConfig
 from llamita.errors import UsageError
-from llamita.reading import read_text
+from llamita.files import read_text
 
 Table: TypeAlias = dict[str, Any]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TABLES = tuple(field.name for field in dataclasses.fields(RunConfig))
 
-_FILE_BYTES = 1 << 24  # room for the names of many sources
+_FILE_BYTES = 1 << 22  # room for the names of many sources
 _DEPTH = 8  # of tables in tables, of which a config has three
 # The parser takes time by the square of the parts of a dotted name.
-_DEEP_NAME = re.compile(r"""^[ \t\[]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){8}""", re.MULTILINE)
+_QUOTED = re.compile(r"""\"(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
+_DEEP_NAME = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){8}")
 _SHOWN = 200  # characters of a value in a message
 _INTEGERS = range(-(2**63), 2**63)  # as TOML has them
 
@@ -60,12 +61,13 @@ def from_file(path: Path) -> Layer:
     """The layer of a TOML file; UsageError if it can't be read or parsed, or sets something outside of a table."""
     try:
         text = read_text(path, _FILE_BYTES)
-        values = {} if _DEEP_NAME.search(text) else tomllib.loads(text)
+        deep = _DEEP_NAME.search(_QUOTED.sub("q", text)) is not None
+        values = {} if deep else tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror}); give a TOML file") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
-    if _DEEP_NAME.search(text) or _is_deep(values):
+    if deep or _is_deep(values):
         raise UsageError(f"{path}: more than {_DEPTH} tables in each other; settings are named like model.n_embd")
     for name, value in values.items():
         if not isinstance(value, dict):

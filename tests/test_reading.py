@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamita.reading import read_text
+from llamita.files import read_text
 
 
 def test_a_file_is_read_up_to_its_limit_and_not_beyond(tmp_path: Path) -> None:

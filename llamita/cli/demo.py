@@ -27,7 +27,7 @@ from llamita.observatory.meaning import AnalogyReport, Meaning, ProbeReport, mea
 from llamita.observatory.plots import plot_losses, plot_map
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
-from llamita.runs.lock import writing
+from llamita.runs.lock import LOCK, writing
 from llamita.training.events import Evaluated
 from llamita.training.session import Session
 from llamita.training.stories import PreparedStories, is_story_run, prepare_stories, story_config
@@ -101,6 +101,8 @@ def _clear(folder: Path) -> None:
         with writing(folder):
             # config.toml goes last: until then this is a demo's run, which the next demo removes.
             for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.toml"):
+                if path.name == LOCK:
+                    continue
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:

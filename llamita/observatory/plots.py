@@ -45,8 +45,12 @@ def principal_plane(vectors: Float[Tensor, "words dim"]) -> tuple[Float[Tensor, 
     """Vectors in their first two principal components, and the share of the variance that each holds.
 
     A component's sign is free; here its entry of the largest magnitude is positive, so a picture comes again.
+    UserError for numbers that are not finite.
     """
-    centered = (vectors - vectors.mean(0)).double()
+    if not vectors.isfinite().all():
+        raise UserError("the vectors hold numbers that are not finite: use an earlier checkpoint of the model")
+    exact = vectors.double()
+    centered = exact - exact.mean(0)
     _, sizes, components = torch.linalg.svd(centered, full_matrices=False)
     components = components[:2]
     largest = components.abs().argmax(1, keepdim=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llamita.errors import UserError
-from llamita.reading import read_text
+from llamita.files import read_text
 
 Analogies = dict[str, list[tuple[str, ...]]]
 

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from llamita.config import ModelConfig
 from llamita.errors import UserError
+from llamita.files import read_text
 from llamita.model.transformer import LLaMaTransformer
-from llamita.reading import read_text
 
 FORMAT = 1
 WEIGHTS, STATE, META = "model.safetensors", "state.safetensors", "meta.json"
@@ -35,8 +36,7 @@ _STRANGERS = "config.toml and weights are of different models"
 _HEADER_BYTES = 1 << 24  # the names and shapes of far more tensors than a model has
 # A training state is a few numbers for each weight, whatever their types, and random number generators.
 _STATE_RATIO, _STATE_ROOM = 8, 1 << 24
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_OTHERS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+_FLOATS, _OTHERS = ("F64", "F32", "F16", "BF16"), ("I64", "I32", "U8", "BOOL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,9 @@ def load_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors of a checkpoint's training state."""
     path = checkpoint.path / STATE
     for name, (kind, _) in _header(checkpoint, STATE).items():
-        if kind not in _FLOATS | _OTHERS:
+        if kind not in (*_FLOATS, *_OTHERS):
             raise UserError(f"{path}: {name} is of type {kind}, which no training state holds; {_remedy(checkpoint)}")
-    size, weights = path.stat().st_size, (checkpoint.path / WEIGHTS).stat().st_size
+    size, weights = (os.path.getsize(file) if file.exists() else 0 for file in (path, checkpoint.path / WEIGHTS))
     if size > _STATE_RATIO * weights + _STATE_ROOM:
         raise UserError(f"{path}: {size:,} bytes, too many for {weights:,} of weights; {_remedy(checkpoint)}")
     return _load(checkpoint, STATE)
@@ -202,7 +202,7 @@ def _remedy(checkpoint: Checkpoint) -> str:
     for item in _others(checkpoint):
         if _is_whole(item):
             return f"use --checkpoint {item.step}, which is whole"
-    return "it is the only one; --checkpoint initial is the model before training"
+    return "no other is whole; --checkpoint initial is the model before training"
 
 
 def _others(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
@@ -214,8 +214,13 @@ def _others(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
 def _is_whole(checkpoint: Checkpoint) -> bool:
     sums = checkpoint.meta["sha256"]
     try:
+        for name in (WEIGHTS, STATE):
+            # Looks at the header, and whether the file is as long as that says, before all of it is read.
+            _opened(checkpoint.path / name).close()
+            with safe_open(checkpoint.path / name, framework="pt"):
+                pass
         return all(_sha256(checkpoint.path / name) == sums[name] for name in (WEIGHTS, STATE))
-    except OSError:
+    except (OSError, MemoryError, SafetensorError):
         return False
 
 

@@ -51,7 +51,7 @@ class Run:
         run = cls(Path(path))
         if not os.path.isfile(run.config_file):
             raise UserError(f"{path}: no run here (no config.toml); `llamita runs` lists those under runs/")
-        _check_contents(run.path)
+        check_contents(run.path)
         return run
 
     @property
@@ -170,7 +170,7 @@ class Run:
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
 
-def _check_contents(folder: Path) -> None:
+def check_contents(folder: Path) -> None:
     """UserError for what a stranger could have put into a run folder to have other files read, or nothing forever."""
     root, waiting = os.path.realpath(folder), [str(folder)]
     while waiting:

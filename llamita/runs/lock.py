@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows has none: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
-_NAME = "lock.json"
+LOCK = "lock.json"
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def writing(folder: Path) -> Iterator[None]:
     The operating system keeps the lock for as long as the process lives (flock), so a crash leaves nothing to
     clean up; lock.json only tells whose it is.
     """
-    path = folder / _NAME
+    path = folder / LOCK
     with ExitStack() as stack:
         try:
             descriptor = _acquired(path)
@@ -41,7 +41,7 @@ def writing(folder: Path) -> Iterator[None]:
 def _acquired(path: Path) -> int:
     """An open descriptor of the lock file, locked."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         with ExitStack() as stack:
             stack.callback(os.close, descriptor)
             if not _lock(descriptor):

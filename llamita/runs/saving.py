@@ -1,5 +1,6 @@
 """Checkpoints on their way to the disk: written aside, made real by one rename, while training goes on."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,7 +44,9 @@ def save_checkpoint(
     final = folder / f"step_{meta['step']:08d}"
     aside = folder / f".{final.name}.{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            sync_folder(folder.parent)
         for left in folder.glob(".step_*"):
             shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
@@ -53,17 +56,27 @@ def save_checkpoint(
             file.write((json.dumps(meta, indent=2) + "\n").encode())
             file.sync()
         sync_folder(aside)
-        # A folder can't be renamed over another one.
-        replaced = folder / f".{final.name}.replaced"
-        if final.exists():
-            final.rename(replaced)
-        aside.rename(final)
-        sync_folder(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _name(aside, final)
         return Checkpoint(final, meta)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise UnsavedError(f"{final}: can't be written ({error}); make room, or let it be written") from error
+
+
+def _name(aside: Path, final: Path) -> None:
+    """Give a folder its name, in the place of what bears it."""
+    replaced = final.with_name(f".{final.name}.replaced")
+    # A folder can't be renamed over another one.
+    if final.exists():
+        final.rename(replaced)
+    try:
+        aside.rename(final)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(final)
+        raise
+    sync_folder(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
@@ -96,13 +109,17 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def prune_checkpoints(folder: Path, keep_last: int, keep_every: int | None = None) -> None:
-    """Remove all but the newest `keep_last` checkpoints, the best one and those at multiples of `keep_every` steps."""
+    """Remove all but the newest `keep_last` checkpoints, the best one and those at multiples of `keep_every` steps.
+
+    Those saved while the guard was skipping steps don't count, but for the newest of all.
+    """
     found = checkpoints(folder)
+    newest = [item.path for item in [item for item in found if not item.meta.get("streak")][-keep_last:] + found[-1:]]
     rated = [item for item in found if item.val_loss is not None]
     best = min(rated, key=lambda item: item.val_loss or 0.0, default=None)
-    for item in found[:-keep_last]:
+    for item in found:
         milestone = keep_every is not None and item.step % keep_every == 0
-        if not milestone and (best is None or item.path != best.path):
+        if item.path not in newest and not milestone and (best is None or item.path != best.path):
             remove_checkpoint(item.path)
 
 
@@ -128,19 +145,29 @@ class Saver:
 
     def begin(self, weights: dict[str, Tensor], state: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Copy everything, then save it while the caller goes on; there must be no outcome left to be asked for."""
-        assert self._thread is None
-        copies = (self._copied("weights", weights), self._copied("state", state))
-        self._thread = threading.Thread(target=self._save, args=(*copies, meta), daemon=True)
-        self._thread.start()
+        assert self._thread is None and self._outcome is None
+        try:
+            copies = (self._copied("weights", weights), self._copied("state", state))
+            thread = threading.Thread(target=self._save, args=(*copies, meta), daemon=True)
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            self._outcome = UnsavedError(f"{self._folder}: no memory to save from ({error}); make room")
+        else:
+            self._thread = thread
+
+    def prune(self) -> None:
+        """Remove what needn't be kept; what can't be removed now is left for the next time."""
+        with contextlib.suppress(OSError):
+            prune_checkpoints(self._folder, *self._keep)
 
     def outcome(self, wait: bool = False) -> Checkpoint | UnsavedError | None:
         """What came of the last save, once; None as long as nothing did."""
-        if self._thread is None or (self._thread.is_alive() and not wait):
-            return None
-        self._thread.join()
-        self._thread = None
+        if self._thread is not None:
+            if self._thread.is_alive() and not wait:
+                return None
+            self._thread.join()
+            self._thread = None
         outcome, self._outcome = self._outcome, None
-        assert outcome is not None
         return outcome
 
     def _copied(self, part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -159,10 +186,10 @@ class Saver:
 
     def _save(self, weights: dict[str, Tensor], state: dict[str, Tensor], meta: dict[str, Any]) -> None:
         try:
-            outcome = save_checkpoint(self._folder, weights, state, meta)
-            prune_checkpoints(self._folder, *self._keep)
-            self._outcome = outcome
+            outcome: Checkpoint | UnsavedError = save_checkpoint(self._folder, weights, state, meta)
+            self.prune()
         except UnsavedError as error:
-            self._outcome = error
+            outcome = error
         except Exception as error:  # a thread has nobody to raise it to
-            self._outcome = UnsavedError(f"{self._folder}: can't be written ({error!r})")
+            outcome = UnsavedError(f"{self._folder}: can't be written ({error!r})")
+        self._outcome = outcome

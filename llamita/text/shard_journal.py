@@ -50,7 +50,7 @@ class ShardJournal:
             self.documents, self.text_bytes = found["documents"], found["text_bytes"]
             for part, writer in self._writers.items():
                 writer.restore(found["parts"][part])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, UnfitError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, UnfitError):
             return False
         self._noted_bytes = self.text_bytes
         remove_asides(self._folder)

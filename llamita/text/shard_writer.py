@@ -75,10 +75,11 @@ def map_shard(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """A shard's token ids and document starts, mapped into memory; UserError if their sizes aren't the record's."""
     tokens_path, starts_path = shard_paths(folder, number)
-    return (
-        _mapped(tokens_path, record["tokens"], token_dtype(vocab_size)),
-        _mapped(starts_path, record["documents"], _START),
-    )
+    tokens = _mapped(tokens_path, record["tokens"], token_dtype(vocab_size))
+    starts = _mapped(starts_path, record["documents"], _START)
+    if starts.size and (starts[0] != 0 or starts[-1] >= tokens.size or (starts[1:] <= starts[:-1]).any()):
+        raise UserError(f"{starts_path} is damaged (documents start out of order); prepare the text again")
+    return tokens, starts
 
 
 class ShardWriter:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamita.errors import UserError
-from llamita.files import write_text
+from llamita.files import read_text, write_text
 from llamita.text.holdout import SplitKind, choose_split
 from llamita.text.shard_journal import INDEX, JOURNAL, ShardJournal
 from llamita.text.shard_writer import Encoder, map_shard, token_dtype
@@ -28,6 +28,7 @@ GROUP_CHARACTERS = 2**20  # text given to the encoder in one call, so that its t
 GROUP_DOCUMENTS = 1000
 JOURNAL_BYTES = 16 * 2**20
 
+_INDEX_BYTES = 1 << 26
 IntArray = npt.NDArray[np.int64]
 
 
@@ -204,7 +205,7 @@ def open_corpora(folder: Path, *, fingerprint: str | None = None) -> Corpora:
     """
     path = folder / INDEX
     try:
-        index = json.loads(path.read_bytes())
+        index = json.loads(read_text(path, _INDEX_BYTES))
         if (version := index["version"]) != FORMAT_VERSION:
             raise UserError(f"{path} has version {version!r}, not {FORMAT_VERSION}; prepare the text again")
         if fingerprint not in (None, index["fingerprint"]):

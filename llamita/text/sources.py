@@ -28,13 +28,15 @@ class Document:
 class Stamp:
     """What tells a source from another, and from what it was before.
 
-    path: absolute. bytes: as it lies on disk. mtime_ns: when it was last written. sha256: of the content of
+    path: absolute. bytes: as it lies on disk. mtime_ns, ctime_ns: when it was last written, and
+    when anything of it was changed, which nobody can set back. sha256: of the content of
     standard input or a pipe, which have no such time.
     """
 
     path: str
     bytes: int
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
     sha256: str | None = None
 
 
@@ -109,7 +111,7 @@ def stamp(source: Source) -> Stamp:
         return Stamp(source.name, len(source.content), sha256=hashlib.sha256(source.content).hexdigest())
     with blaming(source.name):
         found = os.stat(source.name)
-    return Stamp(os.path.abspath(source.name), found.st_size, found.st_mtime_ns)
+    return Stamp(os.path.abspath(source.name), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def total_bytes(sources: Iterable[Source]) -> int:

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
 
 from llamita.errors import UserError
-from llamita.files import write_text
-from llamita.reading import read_text
+from llamita.files import read_text, write_text
 from llamita.text.byte_level import BYTE_SYMBOLS, is_byte_level, loses_nothing, readable, token_bytes
 from llamita.text.growth import growth
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
@@ -92,6 +91,8 @@ class Tokenizer:
         file = Path(path)
         if os.path.isdir(file):
             file = file / "tokenizer.json"
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise UserError(f"{file} is a pipe or a device: give a tokenizer.json or its folder")
         try:
             text = read_text(file, _FILE_BYTES)
         except FileNotFoundError:

@@ -20,7 +20,10 @@ _LOGIT_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class LayerFigures:
-    """Root mean squares of a layer's weights and of its outputs, the norm of its gradient; None where not finite."""
+    """Root mean squares of a layer's weights and of its outputs, the norm of its gradient; None where not finite.
+
+    A table that is only read from has outputs of 0.
+    """
 
     name: str
     weight_rms: float | None
@@ -43,7 +46,8 @@ class Diagnosis:
     @property
     def first_broken(self) -> str | None:
         """The first layer whose weights or outputs aren't finite."""
-        return next((layer.name for layer in self.layers if None in (layer.weight_rms, layer.output_rms)), None)
+        weights = next((layer.name for layer in self.layers if layer.weight_rms is None), None)
+        return weights or next((layer.name for layer in self.layers if layer.output_rms is None), None)
 
     def summary(self) -> str:
         """The figures that tell most, in a sentence."""
@@ -75,7 +79,8 @@ def diagnose(model: LLaMaTransformer, batch: DeviceBatch, config: RunConfig, lr:
         with torch.no_grad(), autocast(model.embeddings.weight.device.type, config.training.precision):
             rows = batch.inputs[:_LOGIT_ROWS]
             logits = F.linear(model.hidden(rows), model.output_weight).float()
-        layers = tuple(_figures(name, module, outputs.get(name)) for name, module in _layers(model))
+        # The head and learned positions are read from, not called.
+        layers = tuple(_figures(name, module, outputs.get(name, 0.0)) for name, module in _layers(model))
     finally:
         for hook in hooks:
             hook.remove()
@@ -99,7 +104,8 @@ def _layers(model: LLaMaTransformer) -> list[tuple[str, nn.Module]]:
     for number, block in enumerate(model.decoder_blocks):
         found += [(f"decoder_blocks.{number}.{name}", part) for name, part in block.named_children()]
     found.append(("norm", model.norm))
-    return found
+    tables = {"position_embeddings": model.position_embeddings, "lm_head": model.lm_head}
+    return found + [(name, table) for name, table in tables.items() if table is not None]
 
 
 def _measuring(outputs: dict[str, float | None], name: str) -> Callable[[nn.Module, Any, Any], None]:

@@ -69,7 +69,7 @@ class Guard:
         return {"guard.window": self._window, "guard.accepted": self._accepted, "guard.streak": self._streak}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave; a checkpoint without any leaves the guard fresh."""
+        """Put back what `tensors` gave; an early checkpoint without any changes nothing."""
         for name, mine in self.tensors().items():
             given = tensors.get(name)
             if given is None:

@@ -38,6 +38,7 @@ def excerpts(corpus: Corpus, tokenizer: Tokenizer, documents: Sequence[int]) -> 
     told = []
     for number in documents[:_EXCERPTS]:
         begin = int(corpus.document_starts[number])
-        tokens = corpus.read(begin, min(begin + _EXCERPT_TOKENS, corpus.tokens))
+        end = int(corpus.document_starts[number + 1]) if number + 1 < corpus.documents else corpus.tokens
+        tokens = corpus.read(begin, min(begin + _EXCERPT_TOKENS, end))
         told.append(Excerpt(number, tokenizer.decode(tokens)))
     return tuple(told)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,10 @@ class StepMetrics:
     streak: int = 0
 
     def row(self) -> dict[str, Any]:
-        """The figures as a line of metrics.jsonl."""
-        figures = {name: getattr(self, name) for name in ("step", "tokens", "loss", "lr", "grad_norm")}
-        return {**figures, "tokens_per_second": self.tokens_per_second, "skipped": len(self.skipped)}
+        """The figures as a line of metrics.jsonl, without those that JSON has no number for."""
+        names = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second")
+        figures = {name: value for name in names if math.isfinite(value := getattr(self, name))}
+        return {**figures, "skipped": len(self.skipped)}
 
 
 def training_batches(
@@ -91,10 +92,11 @@ def train(
     state: TrainState = TrainState(),
     loss_function: LossFunction = batch_loss,
     guard: Guard | None = None,
-) -> Iterator[tuple[TrainState, StepMetrics | None]]:
+) -> Generator[tuple[TrainState, StepMetrics | None], bool | None, None]:
     """Train from `state` to config.training.steps; gives the state after each step, metrics every log_every.
 
-    `batches` yields micro-batches. Leaving the iterator between two steps is always safe.
+    `batches` yields micro-batches. Leaving the iterator between two steps is always safe; sending it True gives
+    the metrics since the last report first.
     """
     model.train()
     model.embeddings.grad_scale = config.optimizer.input_grad_scale
@@ -120,7 +122,10 @@ def train(
             speed = (state.tokens - tokens_then) / (now - since)
             metrics = _report(state, lr, speed, rows, begins, guard.streak)
             figures, begins, since, tokens_then = [], [], now, state.tokens
-        yield state, metrics
+        asked = yield state, metrics
+        if asked:
+            rows = torch.stack(figures).tolist() if figures else []
+            yield state, _report(state, lr, 0.0, rows, begins, guard.streak)
         if metrics is not None:
             since = time.perf_counter()
 
@@ -135,5 +140,5 @@ def _report(
         if verdict
     )
     counted = [row for row in rows if not row[2]] or rows
-    loss, norm = (math.fsum(row[at] for row in counted) / len(counted) for at in (0, 1))
+    loss, norm = (math.fsum(row[at] for row in counted) / max(len(counted), 1) for at in (0, 1))
     return StepMetrics(state.step, state.tokens, loss, lr, norm, speed, skipped, streak)

@@ -13,14 +13,15 @@ import tokenizers
 from llamita import __version__
 from llamita.config import RunConfig
 from llamita.errors import UserError
-from llamita.files import remove_asides, write_text
-from llamita.runs.folder import Run
+from llamita.files import read_text, remove_asides, write_text
+from llamita.runs.folder import Run, check_contents
 from llamita.runs.lock import writing
 from llamita.text.sources import ReadReport, Source, Stamp, stamp
 from llamita.text.tokenizer import Tokenizer
 
 _FORMAT = 1
 _NAME = "preparation.json"
+_NOTE_BYTES = 1 << 28  # room for the stamps of a million sources
 _SHA256_DIGITS, _DIGITS_SHOWN = 64, 12
 
 
@@ -31,7 +32,9 @@ def claimed(target: Path) -> Iterator[Run]:
     UsageError if it is a run already, UserError if another process holds it or the disk doesn't take what is
     written. What a killed process left aside is removed.
     """
-    with writing(Run.create(target).path):
+    # Like a run's own, for what a stranger left there might lead anywhere.
+    check_contents(Run.create(target).path)
+    with writing(target):
         # It may have become a run just before it was locked.
         run = Run.create(target)
         try:
@@ -83,7 +86,7 @@ def load_preparation(folder: Path) -> tuple[Preparation | None, list[str]]:
     """The note in a run folder, if there is one that can be used; what to say if it can't."""
     path = folder / _NAME
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_text(path, _NOTE_BYTES))
         if values.pop("format") != _FORMAT:
             return None, [f"{path} is of another version of llamita"]
         if not isinstance(values["settings"], dict) or len(values["counts"]) != len(values["sources"]):
@@ -92,8 +95,13 @@ def load_preparation(folder: Path) -> tuple[Preparation | None, list[str]]:
         return Preparation(**values | {"report": ReadReport(**values["report"])}), []
     except FileNotFoundError:
         return None, []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return None, [f"{path} is damaged ({error!r})"]
+
+
+def is_being_prepared(folder: Path) -> bool:
+    """Whether a preparation of somebody's text was begun there and isn't over."""
+    return (folder / _NAME).exists()
 
 
 def forget_preparation(folder: Path) -> None:

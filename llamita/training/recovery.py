@@ -1,9 +1,11 @@
 """Where a run goes back to after the guard skipped too many steps in a row, and when it gives up."""
 
+import reprlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from llamita.errors import UserError
 from llamita.runs.checkpoint import Checkpoint
 
 
@@ -18,7 +20,11 @@ class Recovery:
     @classmethod
     def from_dict(cls, meta: dict[str, Any]) -> "Recovery":
         """The recovery of a meta.json; none yet where it tells of none."""
-        return cls(**meta.get("recovery", {}))
+        told = meta.get("recovery", {})
+        names = {field.name for field in fields(cls)}
+        if not (isinstance(told, dict) and told.keys() <= names and all(map(_is_count, told.values()))):
+            raise UserError(f"meta.json: recovery = {reprlib.repr(told)} is none; use another checkpoint")
+        return cls(**told)
 
     def to_dict(self) -> dict[str, Any]:
         """The recovery as meta.json holds it."""
@@ -28,18 +34,23 @@ class Recovery:
         """The recovery at a good step: all is forgotten once the run is past its troubles."""
         return Recovery() if step > self.furthest else self
 
-    def target(self, found: Sequence[Checkpoint], last_good: int) -> int | None:
-        """The step to go back to, 0 for the beginning; None if there's none better than what was tried.
+    def targets(self, found: Sequence[Checkpoint], last_good: int) -> list[int]:
+        """Steps to go back to, the best first; 0, the beginning, for a run that never had a good checkpoint.
 
-        `last_good` is the last step that the guard let pass. A checkpoint after which no step passed is no good.
+        `last_good` is the last step that the guard let pass. A checkpoint after which no step passed isn't tried
+        again, but the last one that there is stays the end of the run: nothing is gone back behind it.
         """
         hopeless = self.returned_to is not None and last_good <= self.returned_to
-        if hopeless and self.returned_to == 0:
-            return None
         limit = (self.returned_to or 0) - 1 if hopeless else last_good
-        steps = [item.step for item in found if item.step <= limit and not item.meta.get("streak")]
-        return max(steps, default=0)
+        good = [item.step for item in found if not item.meta.get("streak")]
+        if not good:
+            return [] if hopeless else [0]
+        return sorted((step for step in good if step <= limit), reverse=True)
 
     def after(self, from_step: int, to_step: int) -> "Recovery":
         """The recovery after one more rewind."""
         return Recovery(self.rewinds + 1, max(self.furthest, from_step), to_step)
+
+
+def _is_count(value: object) -> bool:
+    return value is None or (type(value) is int and value >= 0)

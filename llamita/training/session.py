@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from llamita.files import write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
 from llamita.model.transformer import LLaMaTransformer
+from llamita.runs.abandon import set_aside
 from llamita.runs.checkpoint import Checkpoint, load_state, load_weights
 from llamita.runs.folder import Run, initial_model
 from llamita.runs.lock import writing
-from llamita.runs.saving import Saver, remove_checkpoint
+from llamita.runs.saving import Saver
 from llamita.text.batches import Batches
 from llamita.text.shards import Corpora, open_corpora
 from llamita.text.tokenizer import Tokenizer
@@ -31,6 +33,7 @@ from llamita.training.events import Evaluated, Event, NotSaved, Rewound, Sampled
 from llamita.training.guard import Guard
 from llamita.training.incidents import documents_of, excerpts, note_incident
 from llamita.training.loop import LossFunction, StepMetrics, train
+from llamita.training.metrics_log import MetricsLog
 from llamita.training.optimizer import build_optimizer
 from llamita.training.recovery import Recovery
 from llamita.training.state import TrainState, restore_state, state_tensors
@@ -63,12 +66,12 @@ class Session:
         found = run.checkpoints()
         if found:
             self._restore(found[-1])
+        self._batches = self._training_batches()
         self._saver = Saver(run.checkpoint_folder, training.keep_last, training.keep_every)
         self._best = self._best_saved()
-        self._saving = 0
-        self._owed = False
+        self._saving, self._owed = 0, False
         self._last_evaluation: Evaluated | None = None
-        self._unwritten: list[dict[str, Any]] = []
+        self._metrics = MetricsLog(run)
 
     def events(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end, or to the step after which `should_stop` holds or time is up; everything is saved then.
@@ -78,20 +81,22 @@ class Session:
         run or has gone on with it meanwhile.
         """
         with writing(self.run.path):
-            found = self.run.checkpoints()
-            if found and found[-1].step > self.state.step:
-                raise UserError(f"{self.run.path} has gone on to step {found[-1].step} meanwhile; resume it again")
+            newest = max((item.step for item in self.run.checkpoints()), default=0)
+            if newest > self.state.step:
+                raise UserError(f"{self.run.path} has gone on to step {newest} meanwhile; resume it again")
             if self.config != self.run.config():
                 self.run.write_config(self.config)
+            # A kill may have come before that.
+            self._saver.prune()
             try:
                 yield from self._train(should_stop)
-            except (Exception, GeneratorExit):
+            except (Exception, GeneratorExit, KeyboardInterrupt):
                 self._saver.outcome(wait=True)
                 raise
 
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         # A run that starts over measures itself at step 0 again.
-        self.run.forget_metrics_after(self.state.step or -1)
+        self._metrics.forget_after(self.state.step or -1)
         if self.state.step == 0:
             yield from self._evaluate()
         loss = loss_function(self.config.training)
@@ -101,7 +106,7 @@ class Session:
     def _train_until_rewound(self, loss: LossFunction, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
         """Train to the end or to a stop; true if the run went back instead and has to go on from there."""
         training = self.config.training
-        steps = train(self.model, self.optimizer, self._batches(), self.config, self.state, loss, self.guard)
+        steps = train(self.model, self.optimizer, self._batches, self.config, self.state, loss, self.guard)
         for self.state, metrics in steps:
             step, last = self.state.step, self.state.step == training.steps
             if metrics is not None:
@@ -113,6 +118,8 @@ class Session:
             if due:
                 yield from self._evaluate()
             stopping = (should_stop() or time.monotonic() >= self._deadline) and not last
+            if stopping and metrics is None:
+                yield from self._report_skipped(steps.send(True)[1])
             yield from self._save_if_due(stopping, last, retry=metrics is not None)
             if stopping:
                 break
@@ -120,7 +127,7 @@ class Session:
                 yield from self._sample()
         return False
 
-    def _batches(self) -> Batches:
+    def _training_batches(self) -> Batches:
         config = self.config
         return Batches(
             self.corpora.train,
@@ -132,13 +139,16 @@ class Session:
         )
 
     def _report(self, metrics: StepMetrics) -> Iterator[Event]:
-        self._note(metrics.row())
+        self._metrics.note(metrics.row())
         yield metrics
-        if not metrics.skipped:
+        yield from self._report_skipped(metrics)
+
+    def _report_skipped(self, metrics: StepMetrics | None) -> Iterator[Event]:
+        if metrics is None or not metrics.skipped:
             return
         documents: list[int] = []
         for skipped in metrics.skipped:
-            documents = documents_of(self._batches(), skipped.position, self.config.training.accumulation)
+            documents = documents_of(self._batches, skipped.position, self.config.training.accumulation)
             note_incident(self.run, {"kind": "skipped", **asdict(skipped), "documents": documents})
         yield StepsSkipped(metrics.skipped, excerpts(self.corpora.train, self.tokenizer, documents))
 
@@ -155,8 +165,7 @@ class Session:
             lossless=self.tokenizer.lossless,
         )
         event = self._last_evaluation = Evaluated(self.state.step, result)
-        figures = {"val_loss": result.loss, "bits_per_byte": result.bits_per_byte}
-        self._note({"step": event.step, **figures})
+        self._metrics.note({"step": event.step, "val_loss": result.loss, "bits_per_byte": result.bits_per_byte})
         yield event
 
     def _sample(self) -> Iterator[Event]:
@@ -176,14 +185,6 @@ class Session:
             folder.mkdir(exist_ok=True)
             write_text(folder / f"step_{self.state.step:08d}.txt", made.text + "\n")
         yield Sampled(self.state.step, made.text)
-
-    def _note(self, row: dict[str, Any]) -> None:
-        """Add a line to the metrics, after those that couldn't be written before."""
-        self._unwritten.append(row)
-        with contextlib.suppress(OSError):
-            while self._unwritten:
-                self.run.append_metrics(self._unwritten[0])
-                del self._unwritten[0]
 
     def _best_saved(self) -> float:
         return min((item.val_loss for item in self.run.checkpoints() if item.val_loss is not None), default=math.inf)
@@ -213,7 +214,7 @@ class Session:
 
     def _begin_save(self, streak: int) -> None:
         loss = self._val_loss()
-        self._recovery = self._recovery.at(self.state.step)
+        self._recovery = self._recovery.at(self.state.step - streak)
         meta: dict[str, Any] = {**self.state.to_dict(), "streak": streak, **self._recovery.to_dict()}
         if self._last_evaluation is not None and loss is not None:
             meta |= {"val_loss": loss, "bits_per_byte": self._last_evaluation.evaluation.bits_per_byte}
@@ -237,6 +238,7 @@ class Session:
         load_weights(self.model, checkpoint)
         tensors = load_state(checkpoint)
         restore_state(self.model, self.optimizer, tensors)
+        self.guard = Guard(self.model.embeddings.weight.device, self.config.training.max_z_score)
         self.guard.restore(tensors)
         self.state = TrainState.from_dict(checkpoint.meta)
         self._recovery = Recovery.from_dict(checkpoint.meta)
@@ -253,31 +255,38 @@ class Session:
         yield from self._outcome(wait=True)
         here, recovery = self.state, self._recovery.at(self.state.step - metrics.streak)
         found = self.run.checkpoints()
-        target = recovery.target(found, here.step - metrics.streak)
-        if target is None or recovery.rewinds >= self.config.training.max_rewinds:
+        targets = recovery.targets(found, here.step - metrics.streak)
+        if recovery.rewinds >= self.config.training.max_rewinds or not self._went_back(found, targets):
             raise self._given_up(metrics, recovery)
-        for item in found:
-            if item.step > target:
-                remove_checkpoint(item.path)
-        back = next((item for item in found if item.step == target), None)
-        if back is not None:
-            self._restore(back)
-        else:
-            self._start_over()
-        self.state = TrainState(self.state.step, self.state.tokens, here.position)
+        target = self.state.step
+        # Nothing hangs on it: should they stay, the run comes to the same point again.
+        with contextlib.suppress(UserError):
+            set_aside(self.run, after=target)
+        self.state = TrainState(target, self.state.tokens, here.position)
         self._recovery = recovery.after(here.step, target)
-        self._best, self._last_evaluation = self._best_saved(), None
-        self.run.forget_metrics_after(target)
+        self._best, self._last_evaluation, self._owed = self._best_saved(), None, False
+        self._metrics.forget_after(target)
         event = Rewound(here.step, target, metrics.streak)
         note_incident(self.run, {"kind": "rewound", **asdict(event)})
         yield event
 
+    def _went_back(self, found: list[Checkpoint], targets: list[int]) -> bool:
+        """Whether the model is at one of these steps again, the first that can be read; 0 is the beginning."""
+        for target in targets:
+            if target == 0:
+                self._start_over()
+                return True
+            with contextlib.suppress(UserError):
+                self._restore(next(item for item in found if item.step == target))
+                return True
+        return False
+
     def _given_up(self, metrics: StepMetrics, recovery: Recovery) -> UserError:
-        position = metrics.skipped[-1].position
-        batch, _ = self._batches().batch(position)
-        device = self.model.embeddings.weight.device
-        diagnosis = diagnose(self.model, to_device(batch, device), self.config, metrics.lr)
-        documents = documents_of(self._batches(), position, self.config.training.accumulation)
+        position, device = metrics.skipped[-1].position, self.model.embeddings.weight.device
+        batches = islice(self._batches.iterate(position), self.config.training.accumulation)
+        found = [diagnose(self.model, to_device(batch, device), self.config, metrics.lr) for batch, _ in batches]
+        diagnosis = next((one for one in found if one.loss is None), found[0])
+        documents = documents_of(self._batches, position, self.config.training.accumulation)
         told = {"step": self.state.step, "documents": documents, **asdict(diagnosis)}
         file = self.run.path / "diagnosis.json"
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llamita import layers
 from llamita.config import RunConfig
+from llamita.errors import UsageError
 from llamita.layers import Layer
 from llamita.runs.folder import Run
 from llamita.text.holdout import choose_split
@@ -12,7 +13,7 @@ from llamita.text.shards import Corpora, write_shards
 from llamita.text.storyworld import Story, StoryWorld, floor
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
-from llamita.training.preparation import claimed, forget_preparation
+from llamita.training.preparation import claimed, is_being_prepared
 from llamita.training.sizes import hardware_layer
 
 # No path is spelled so: a run whose source this is was told its stories by StoryWorld.
@@ -70,8 +71,9 @@ def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
     split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": [STORY_SOURCE]}})
     merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
     config = layers.build(merged)
+    if is_being_prepared(target):
+        raise UsageError(f"{target} holds text that `llamita train` is preparing; choose another --run, or remove it")
     with claimed(target) as run:
-        forget_preparation(target)
         tokenizer.save(run.tokenizer_file)
         corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
         run.write_environment()

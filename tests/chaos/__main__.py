@@ -34,9 +34,9 @@ class Row:
     bytes: int = 0
 
 
-def turns(rows: list[Row], scale: float) -> Iterator[Row]:
+def turns(rows: list[Row]) -> Iterator[Row]:
     """The kinds of fault, each in turn as often as it's wanted, until there's enough of all."""
-    while todo := [row for row in rows if row.injected < row.wanted * scale]:
+    while todo := [row for row in rows if row.injected < row.wanted]:
         yield min(todo, key=lambda row: row.injected / row.wanted)
 
 
@@ -45,10 +45,10 @@ def run_trials(rows: list[Row], folder: Path, seed: int, deadline: float) -> Non
     chance = random.Random(seed)
     examples: list[Example] = []
     for name in VARIANTS:
-        examples.append(example(folder / name.replace(" ", "_"), name, time.perf_counter))
+        examples.append(example(folder / name.replace(" ", "_"), name))
     print(f"{len(examples)} runs of {examples[0].seconds:.1f} s and the like; seed {seed}", flush=True)
     told = time.monotonic()
-    for number, row in enumerate(turns(rows, 1.0)):
+    for number, row in enumerate(turns(rows)):
         if time.monotonic() > deadline:
             break
         trial, _ = TRIALS[row.fault]

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,14 +69,14 @@ def prepared(folder: Path, name: str) -> Run:
     return small_run(folder, TEXT, _BASE | VARIANTS[name])
 
 
-def example(folder: Path, name: str, clock: Callable[[], float]) -> Example:
+def example(folder: Path, name: str) -> Example:
     """Prepare a run and train copies of it to their end, which are thrown away."""
     run = folder / "example"
     calls_to_prepare = _counted(folder, lambda: prepared(run, name))
     whole, watched = (shutil.copytree(run, folder / kind) for kind in ("whole", "watched"))
-    begun = clock()
+    begun = time.perf_counter()
     assert ended(forked(lambda: train(Run.open(whole)))) == 0
-    seconds = clock() - begun
+    seconds = time.perf_counter() - begun
     calls = _counted(folder, lambda: train(Run.open(watched)), in_background)
     end = checkpoint_bytes(Run.open(whole))
     assert end == checkpoint_bytes(Run.open(watched))

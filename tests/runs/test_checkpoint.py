@@ -144,7 +144,7 @@ def test_only_a_checkpoint_that_is_whole_is_named_instead(tmp_path: Path) -> Non
     (made[100].path / "model.safetensors").unlink()
     assert "use --checkpoint 400, which is whole" in advice()
     (made[400].path / "meta.json").unlink()
-    assert "it is the only one; --checkpoint initial" in advice()
+    assert "no other is whole; --checkpoint initial" in advice()
 
 
 def test_the_other_file_of_a_damaged_checkpoint_still_loads(tmp_path: Path) -> None:

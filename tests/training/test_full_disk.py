@@ -41,7 +41,7 @@ def filling(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
             return real(path, tensors)
 
         monkeypatch.setattr(saving, "write_tensors", write_tensors)
-        monkeypatch.setattr(Saver, "outcome", lambda self, wait=True: outcome(self, wait or True))
+        monkeypatch.setattr(Saver, "outcome", lambda self, *_, **__: outcome(self, wait=True))
 
     return fill
 
@@ -64,9 +64,7 @@ def test_a_save_that_fails_is_tried_again_and_changes_nothing_else(
     assert not hidden(other)
     reason = next(event.reason for event in events if isinstance(event, NotSaved))
     assert "step_00000004: can't be written" in reason and "No space left" in reason
-    assert {name: data for name, data in checkpoint_bytes(whole).items() if "00000012" in name} == {
-        name: data for name, data in checkpoint_bytes(other).items() if "00000012" in name
-    }
+    assert checkpoint_bytes(whole) == checkpoint_bytes(other)
 
 
 def test_an_end_that_cannot_be_saved_is_an_error_and_keeps_the_last_good_checkpoint(

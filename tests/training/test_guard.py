@@ -15,6 +15,7 @@ from torch import Tensor
 from llamita.errors import UserError
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
+from llamita.runs.saving import Saver
 from llamita.text.batches import Batches
 from llamita.text.shards import open_corpora
 from llamita.training import session as session_module
@@ -24,6 +25,7 @@ from llamita.training.events import Event, Rewound, Saved, StepsSkipped
 from llamita.training.guard import Guard
 from llamita.training.loop import StepMetrics, train_step
 from llamita.training.optimizer import build_optimizer
+from llamita.training.recovery import Recovery
 from llamita.training.session import Session
 from llamita.training.state import state_tensors
 from tests.model.tiny import random_tokens
@@ -222,7 +224,7 @@ def test_a_run_that_went_back_is_the_same_run_however_it_was_interrupted(
     session = Session(dead)
     taken = 0
     for event in session.events():
-        # As a kill would end it: without a save.
+        # Left without a save of what it did since the last one.
         taken += 2 * isinstance(event, StepMetrics)
         if taken >= stop:
             break
@@ -233,7 +235,7 @@ def test_a_run_that_went_back_is_the_same_run_however_it_was_interrupted(
 def test_a_stop_in_the_middle_of_bad_batches_remembers_how_many_there_were(
     tiny_text: Path, tmp_path: Path, poison: Poison
 ) -> None:
-    run = small_run(tmp_path / "run", tiny_text, SETTINGS | {"training.keep_last": 9})
+    run = small_run(tmp_path / "run", tiny_text, SETTINGS | {"training.keep_last": 1})
     poison(run, [10, 11, 12])
     trained(run, until=11)
     assert run.checkpoints()[-1].meta["streak"] == 2
@@ -265,6 +267,8 @@ def test_a_run_that_keeps_diverging_ends_with_a_diagnosis_and_its_checkpoints(
     assert names[0] == "embeddings" and names[-1] == "norm"
     assert "decoder_blocks.1.feed_forward" in names
     assert incidents(run)[-1]["kind"] == "gave up"
+    (left,) = run.checkpoints()
+    assert left.step == 4 and Session(run).state.step == 4
 
 
 def test_a_run_may_be_told_to_stop_instead_of_going_back(tiny_text: Path, tmp_path: Path, poison: Poison) -> None:
@@ -293,3 +297,97 @@ def test_a_diagnosis_names_the_layer_that_broke_and_the_largest_rows() -> None:
     broken = diagnose(model, batch, config, 0.1)
     assert broken.first_broken == "decoder_blocks.1.feed_forward"
     assert "decoder_blocks.1.feed_forward" in broken.summary()
+
+
+def test_what_a_rewind_leaves_behind_is_moved_not_removed(tiny_text: Path, tmp_path: Path, poison: Poison) -> None:
+    run = small_run(tmp_path / "run", tiny_text, SETTINGS | {"training.keep_every": 4})
+    poison(run, list(range(9, 17)))
+    assert rewinds(trained(run)) == [(12, 8, 4), (12, 4, 4)]
+    assert [path.name for path in (run.checkpoint_folder / "abandoned").iterdir()] == ["step_00000008"]
+
+
+def test_a_damaged_checkpoint_is_passed_over_on_the_way_back(tiny_text: Path, tmp_path: Path, poison: Poison) -> None:
+    run = small_run(tmp_path / "run", tiny_text, SETTINGS)
+    poison(run, [14, 15, 16])
+    session = Session(run)
+    events: list[Event] = []
+    for event in session.events():
+        events.append(event)
+        if isinstance(event, StepMetrics) and event.step == 14:
+            (run.checkpoint_folder / "step_00000012" / "state.safetensors").write_bytes(b"")
+    assert rewinds(events) == [(16, 8, 3)]
+    assert run.checkpoints()[-1].step == 24
+
+
+def test_steps_skipped_since_the_last_report_are_told_when_the_run_stops(
+    tiny_text: Path, tmp_path: Path, poison: Poison
+) -> None:
+    run = small_run(tmp_path / "run", tiny_text, SETTINGS | {"training.log_every": 10})
+    poison(run, [3])
+    told = [event for event in trained(run, until=5) if isinstance(event, StepsSkipped)]
+    assert [one.step for event in told for one in event.skipped] == [3]
+    assert [row["step"] for row in incidents(run)] == [3]
+
+
+def test_a_kill_before_old_checkpoints_were_removed_changes_nothing(
+    tiny_text: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS | {"training.keep_last": 1, "training.max_rewinds": 5}
+    whole, killed = (small_run(tmp_path / name, tiny_text, settings) for name in ("whole", "killed"))
+    poison(whole, [10, 11, 12])
+    expected = rewinds(trained(whole))
+    with monkeypatch.context() as patched:
+        patched.setattr(Saver, "prune", lambda _: None)
+        for event in Session(killed).events():
+            if isinstance(event, StepMetrics) and event.step == 10:
+                break
+    assert [found.step for found in killed.checkpoints()] == [4, 8]
+    assert rewinds(trained(killed)) == expected == [(12, 8, 3)]
+    assert checkpoint_bytes(whole) == checkpoint_bytes(killed)
+
+
+def test_a_full_disk_does_not_end_a_run_that_goes_back(
+    tiny_text: Path, tmp_path: Path, poison: Poison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run(tmp_path / "run", tiny_text, SETTINGS)
+    poison(run, [10, 11, 12])
+    real, calls = Run.forget_metrics_after, iter(range(100))
+
+    def forget_metrics_after(self: Run, step: int) -> None:
+        # The first is that of the start.
+        if next(calls) in (1, 2):
+            raise OSError(28, "No space left on device")
+        real(self, step)
+
+    monkeypatch.setattr(Run, "forget_metrics_after", forget_metrics_after)
+    assert rewinds(trained(run)) == [(12, 8, 3)]
+    assert [row["step"] for row in run.metrics() if "loss" in row] == list(range(2, 25, 2))
+
+
+def test_a_spike_in_a_run_is_skipped_whether_it_was_resumed_before_or_not(
+    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"training.steps": 150, "training.save_every": 50, "training.log_every": 10}
+    runs = [small_run(tmp_path / name, tiny_text, settings) for name in ("whole", "halves")]
+    whole = Session(runs[0])
+
+    def loss_function(_training: Any) -> Callable[[LLaMaTransformer, DeviceBatch], Tensor]:
+        return lambda model, batch: batch_loss(model, batch) * (4 if current.state.step == 140 else 1)
+
+    monkeypatch.setattr(session_module, "loss_function", loss_function)
+    current = whole
+    told = [event for event in whole.events() if isinstance(event, StepsSkipped)]
+    assert [(one.step, one.reason) for event in told for one in event.skipped] == [(141, "spike")]
+    current = Session(runs[1])
+    list(current.events(lambda: current.state.step == 90))
+    current = Session(runs[1])
+    list(current.events())
+    assert checkpoint_bytes(runs[0]) == checkpoint_bytes(runs[1])
+
+
+def test_what_a_checkpoint_says_of_rewinds_is_checked() -> None:
+    for told in ({"x": 1}, {"rewinds": "3"}, [], {"rewinds": -1}):
+        with pytest.raises(UserError, match="recovery"):
+            Recovery.from_dict({"recovery": told})
+    assert Recovery.from_dict({}) == Recovery()
+    assert Recovery.from_dict(Recovery(1, 12, 8).to_dict()) == Recovery(1, 12, 8)

@@ -1,4 +1,4 @@
-"""On a GPU with deterministic algorithms a run is half of it, a kill and the other half, to the last bit."""
+"""On a GPU with deterministic algorithms a run is part of it, left, and resumed, to the last bit."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
+from llamita.training.evaluate import DeviceBatch
 from llamita.training.events import Evaluated
-from llamita.training.loop import StepMetrics
+from llamita.training.guard import Guard
+from llamita.training.loop import StepMetrics, train_step
+from llamita.training.optimizer import build_optimizer
 from llamita.training.session import Session
-from tests.training.tiny_runs import checkpoint_bytes, small_run, trained
+from tests.training.tiny_runs import checkpoint_bytes, small_config, small_run, trained
 
 TEXT = Path(__file__).parents[1] / "data" / "tiny.txt"
 SETTINGS: dict[str, Any] = {
@@ -32,7 +36,7 @@ def test_resumed_losses_and_weights_are_equal_on_a_gpu(packing: str, compiled: b
     for run in (whole, dead):
         if run is dead:
             for event in Session(run).events():
-                # As a kill would end it: without a save.
+                # Left without a save of what it did since the last one.
                 if isinstance(event, StepMetrics) and event.step == 33:
                     break
             torch.manual_seed(7)
@@ -44,3 +48,21 @@ def test_resumed_losses_and_weights_are_equal_on_a_gpu(packing: str, compiled: b
     assert min(step for _, step in losses["dead"]) == 31
     assert all(losses["whole"][key] == loss for key, loss in losses["dead"].items())
     assert checkpoint_bytes(whole) == checkpoint_bytes(dead)
+
+
+@pytest.mark.gpu
+def test_a_step_never_waits_for_the_gpu() -> None:
+    config = small_config(training__device="cuda", training__precision="bf16", optimizer__clip=1.0)
+    model = LLaMaTransformer(config.model).cuda()
+    optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
+    tokens = torch.randint(0, 64, (4, 32), device="cuda")
+    batch = [(DeviceBatch(tokens, tokens, None), tokens.numel())]
+    train_step(model, optimizer, batch, config, guard)
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for _ in range(5):
+            train_step(model, optimizer, batch, config, guard)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert guard.streak == 0
