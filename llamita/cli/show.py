@@ -1,5 +1,6 @@
 """`llamita runs`, `info`, `plan`, `config show` and `doctor`: nothing here changes anything."""
 
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +36,7 @@ def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:
         Print one JSON object.
     """
     found = []
-    for path in sorted(folder.glob("*/config.toml")):
+    for path in sorted(folder.glob("*/config.toml")) if os.path.isdir(folder) else ():
         try:
             found.append(summarize(Run.open(path.parent)))
         except UserError as error:

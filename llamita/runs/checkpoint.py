@@ -69,7 +69,7 @@ class Checkpoint:
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """Complete checkpoints in a folder, oldest first; one whose meta.json isn't as saving writes it is none."""
-    metas = ((path, _read_meta(path)) for path in folder.glob("step_*"))
+    metas = ((path, _read_meta(path)) for path in (folder.glob("step_*") if os.path.isdir(folder) else ()))
     found = [Checkpoint(path, meta) for path, meta in metas if meta is not None]
     return sorted(found, key=lambda item: item.step)
 

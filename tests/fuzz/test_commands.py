@@ -91,6 +91,26 @@ def test_a_prompt_is_followed_or_refused(number: int, seed: int, tiny_run: Run) 
     assert tried(cases, number, attempt, seed=seed) >= number
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 300, "a/" * 3000], ids=["long", "a bit long", "deep"])
+def test_a_name_too_long_for_any_file_is_refused(name: str, workplace: Path) -> None:
+    lines: list[tuple[str, ...]] = [
+        *(("train", name, "--run", "new"), ("train", "text.txt", "--run", "new", "--tokenizer", name)),
+        *(("plan", "--config", name), ("info", name), ("config", "show", "--run", name), ("generate", name)),
+        *(("eval", name, "text.txt"), ("eval", "runs/it", name), ("walkthrough", "--html", name), ("resume", name)),
+        *(("tokenizer", "train", "text.txt", "--out", name, "--kind", "byte"), ("tokenizer", "encode", name, "x")),
+        *(
+            ("probe", name),
+            ("probe", "runs/it", "--analogies", name),
+            ("embeddings", "export", "runs/it", name + ".vec"),
+        ),
+        *(("embeddings", "map", "runs/it", "--file", name + ".png"), ("embeddings", "neighbors", name, "the")),
+    ]
+    for words in lines:
+        assert commanded(*words).code != 0
+    assert commanded("runs", name).code == 0
+    assert not (workplace / "new").exists()
+
+
 @pytest.mark.parametrize("text", ["The king " * 400, *TEXTS])
 def test_a_text_goes_through_the_small_model_or_is_refused(text: str) -> None:
     commanded("walkthrough", f"--text={text}")
