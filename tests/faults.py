@@ -11,7 +11,6 @@ from typing import Any, Literal, NoReturn
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir", "truncate", "ftruncate")
 Moment = Literal["before", "within", "after"]
-MOMENTS: tuple[Moment, ...] = ("before", "within", "after")
 
 
 @dataclass
@@ -40,6 +39,9 @@ class Disk:
         finally:
             for name, real in self._real.items():
                 setattr(os, name, real)
+            # A copy of a descriptor would keep a file locked.
+            for copy in self._unsynced.values():
+                os.close(copy)
 
     def lose_unsynced(self) -> None:
         """Empty every file of which something isn't synced."""

@@ -1,5 +1,6 @@
 """The command `llamita`: names of commands; the code behind each is imported when it's called."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -73,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # GNU OpenMP spins at barriers for so long that one other busy program starves training (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     tokens = [token for token in given if token != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may hold bytes that are no text, and a terminal may lack a character.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(tokens)
     except BrokenPipeError:

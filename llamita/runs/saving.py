@@ -120,11 +120,11 @@ def prune_checkpoints(folder: Path, keep_last: int, keep_every: int | None = Non
     for item in found:
         milestone = keep_every is not None and item.step % keep_every == 0
         if item.path not in newest and not milestone and (best is None or item.path != best.path):
-            remove_checkpoint(item.path)
+            _remove(item.path)
 
 
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint: first its name, so that no half of it ever passes for a whole one."""
+def _remove(path: Path) -> None:
+    # First its name, so that no half of it ever passes for a whole one.
     nameless = path.with_name(f".{path.name}.removed")
     path.rename(nameless)
     shutil.rmtree(nameless)

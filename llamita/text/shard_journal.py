@@ -16,12 +16,13 @@ _PARTS: tuple[Part, ...] = get_args(Part)
 class ShardJournal:
     """Writes documents into the shards of both parts, and with `note` how far it is into a journal.
 
-    terms: all that the result depends on, in values of JSON; a journal of other terms is none. Before documents
-    are added, `restore` goes on from the journal, or `begin` begins anew.
+    terms: all that the result depends on, "shard_tokens", "validation_fraction" and "seed" among it, in values of
+    JSON; a journal of other terms is none. Before documents are added, `restore` goes on from the journal, or `begin`
+    begins anew.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, terms: dict[str, Any], shard_tokens: int) -> None:
-        self._folder, self._encoder, self._terms, self._shard_tokens = folder, encoder, terms, shard_tokens
+    def __init__(self, folder: Path, encoder: Encoder, terms: dict[str, Any]) -> None:
+        self._folder, self._encoder, self._terms = folder, encoder, terms
         self._writers = self._new_writers()
         self.split = Split("none", 0.0, 0)
         self._noted_bytes = 0
@@ -40,13 +41,13 @@ class ShardJournal:
         self._writers, self.split = self._new_writers(), split
         self.documents = self.text_bytes = self._noted_bytes = 0
 
-    def restore(self, fraction: float, seed: int) -> bool:
+    def restore(self) -> bool:
         """Go on from where the journal says; False if there is none of these terms, or files don't fit it."""
         try:
             found = json.loads((self._folder / JOURNAL).read_bytes())
             if found["terms"] != self._terms:
                 return False
-            self.split = Split(found["split"], fraction, seed)
+            self.split = Split(found["split"], self._terms["validation_fraction"], self._terms["seed"])
             self.documents, self.text_bytes = found["documents"], found["text_bytes"]
             for part, writer in self._writers.items():
                 writer.restore(found["parts"][part])
@@ -99,7 +100,7 @@ class ShardJournal:
             writer.close()
 
     def _new_writers(self) -> dict[Part, ShardWriter]:
-        return {part: ShardWriter(self._folder / part, self._encoder, self._shard_tokens) for part in _PARTS}
+        return {part: ShardWriter(self._folder / part, self._encoder, self._terms["shard_tokens"]) for part in _PARTS}
 
     def _totals(self, writer: ShardWriter) -> dict[str, Any]:
         shards, token_hash = writer.record["shards"], writer.record["token_hash"]

@@ -7,6 +7,7 @@ complete. `journal.json` tells how far an interrupted preparation came.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ def write_shards(
         seed=seed,
         shard_tokens=shard_tokens,
         progress=progress,
+        journal_bytes=sys.maxsize,  # nothing will go on from it
     )
     remove_journal(folder)
     return corpora
@@ -154,7 +156,8 @@ def resume_shards(
 
     documents_from: the documents from a number on, counted from 0. key: another one whenever any of them is
     another; None always begins anew. resumed: called with the bytes of text that needn't be encoded again.
-    journal_bytes: text encoded from one note in the journal to the next, which an interruption costs at most.
+    journal_bytes: text encoded from one note in the journal to the next, which an interruption costs, or
+    the document that it comes in.
     The same call gives the same again until `remove_journal`.
     """
     terms = {
@@ -168,10 +171,10 @@ def resume_shards(
         "shard_tokens": shard_tokens,
     }
     remedy = "make room there, and try again" + (": it goes on where it stood" if key is not None else "")
-    journal = ShardJournal(folder, encoder, terms, shard_tokens)
+    journal = ShardJournal(folder, encoder, terms)
     try:
         with _writable(folder, remedy):
-            going_on = key is not None and journal.restore(validation_fraction, seed)
+            going_on = key is not None and journal.restore()
         texts = _texts(documents_from(journal.documents if going_on else 0))
         if not going_on:
             split, texts = choose_split(texts, validation_fraction, seed)

@@ -17,9 +17,8 @@ from llamita.errors import UserError
 from llamita.files import write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
-from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.abandon import set_aside
-from llamita.runs.checkpoint import Checkpoint, load_state, load_weights
+from llamita.runs.checkpoint import Checkpoint, check_shape, load_state, load_weights
 from llamita.runs.folder import Run, initial_model
 from llamita.runs.lock import writing
 from llamita.runs.saving import Saver
@@ -58,12 +57,13 @@ class Session:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(training.deterministic)
         torch.manual_seed(training.seed)
-        self.model = LLaMaTransformer(self.config.model).to(training.device)
+        found = run.checkpoints()
+        if found:
+            check_shape(found[-1], self.config.model)
+        self.model = initial_model(self.config).to(training.device)
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.guard = Guard(self.model.embeddings.weight.device, training.max_z_score)
-        self.state = TrainState()
-        self._recovery = Recovery()
-        found = run.checkpoints()
+        self.state, self._recovery = TrainState(), Recovery()
         if found:
             self._restore(found[-1])
         self._batches = self._training_batches()

@@ -1,5 +1,6 @@
 """Whatever is typed, a command does it or says what is wrong with it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -125,4 +126,7 @@ def test_a_name_that_is_no_utf8_is_printed_all_the_same(words: tuple[str, ...], 
     command = [sys.executable, "-m", "llamita", *words, b"." if words[0] == "runs" else b"\xff"]
     done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert b"\\udcff" in done.stdout or b"\xff" in done.stdout
+    assert b"\\udcff" in done.stdout
+    if "--json" in words:
+        found = json.loads(done.stdout)
+        assert found.get("runs", [found])[0]["run"] == "\udcff"
