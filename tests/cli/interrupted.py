@@ -86,6 +86,11 @@ def _run(arguments: list[str], place: str, folder: Path, native: bool, at_call: 
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT, 0o644)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
+    # The streams that are there were made for what the descriptors led to before.
+    sys.stdout, sys.stderr = (
+        open(one, "w", 1, encoding="utf-8", closefd=False)  # noqa: SIM115 - open as long as the process is
+        for one in (1, 2)
+    )
     os.environ["TERM"] = "xterm"
     sys.argv = ["llamita", *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -313,8 +313,8 @@ def test_a_damaged_checkpoint_is_passed_over_on_the_way_back(tiny_text: Path, tm
     events: list[Event] = []
     for event in session.events():
         events.append(event)
-        if isinstance(event, StepMetrics) and event.step == 14:
-            (run.checkpoint_folder / "step_00000012" / "state.safetensors").write_bytes(b"")
+        if isinstance(event, Saved) and event.checkpoint.step == 12:
+            (event.checkpoint.path / "state.safetensors").write_bytes(b"")
     assert rewinds(events) == [(16, 8, 3)]
     assert run.checkpoints()[-1].step == 24
 
