@@ -12,10 +12,10 @@ from rich.console import Console
 from llamita.cli.console import live_line, narrator, print_json
 from llamita.cli.probe import print_meaning
 from llamita.cli.settings import Settings
-from llamita.cli.stopping import Stopping, resume_command, same_command
+from llamita.cli.stopping import Stopping, same_command
 from llamita.cli.train import show
 from llamita.cli.walkthrough import print_walkthrough
-from llamita.errors import UsageError
+from llamita.errors import UsageError, command_line
 from llamita.files import write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
@@ -65,7 +65,7 @@ def _demonstrate(run: Path, settings: Settings, stopping: Stopping, console: Con
     _clear(run)
     begun = time.perf_counter()
     prepared = prepare_stories(run, settings.asked())
-    stopping.go_on = resume_command(run)
+    stopping.go_on = command_line("resume", run)
     session = Session(prepared.run)
     before = session.model.embeddings.weight.detach().cpu().clone()
     _show_text(prepared, console)
@@ -77,8 +77,10 @@ def _demonstrate(run: Path, settings: Settings, stopping: Stopping, console: Con
     if session.state.step < session.config.training.steps:
         console.print(f"stopped and saved; go on with: {stopping.go_on}", markup=False)
         raise SystemExit(stopping.exit_code)
-    # What is left to be shown only the demo shows.
-    stopping.go_on = same_command()
+    stopping.go_on = command_line("probe", run)
+    if stopping():
+        console.print(f"stopped after training, all of it saved; go on with: {stopping.go_on}", markup=False)
+        raise SystemExit(stopping.exit_code)
     after = session.model.embeddings.weight.detach().cpu()
     tables = {name: Vectors(table, prepared.tokenizer) for name, table in (("before", before), ("after", after))}
     lessons = story_lessons(prepared.world)
@@ -235,10 +237,10 @@ def _say_what_next(run: Path, report: dict[str, object], console: Console) -> No
     )
     console.print("What to type next:", markup=False)
     for command in (
-        f'llamita generate {run} "once there was a queen"',
-        f'llamita walkthrough "the queen rules" --run {run} --html walk.html',
-        f"llamita embeddings analogy {run} man woman king",
-        f"llamita probe {run}              # layer by layer, too",
+        command_line("generate", run, "once there was a queen"),
+        command_line("walkthrough", "the queen rules", "--run", run, "--html", "walk.html"),
+        command_line("embeddings", "analogy", run, "man", "woman", "king"),
+        command_line("probe", run) + "              # layer by layer, too",
         "llamita train book.txt          # your own text",
     ):
         console.print(f"  {command}", markup=False)

@@ -11,12 +11,9 @@ from llamita.cli.settings import Settings
 from llamita.cli.stopping import Stopping, same_command
 from llamita.cli.train import train_session
 from llamita.config import RunConfig
-from llamita.errors import UsageError, UserError
+from llamita.errors import UsageError, UserError, command_line
 from llamita.observatory.summary import summarize
-from llamita.runs.abandon import set_aside
-from llamita.runs.checkpoint import Checkpoint, load_model, load_state
 from llamita.runs.folder import Run
-from llamita.runs.lock import writing
 from llamita.training.hardware import choose_hardware
 from llamita.training.schedule import lr_multiplier
 from llamita.training.session import Session
@@ -39,48 +36,29 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
         opened = Run.open(run)
         before = opened.config()
         config = _changed(opened, settings)
-        begin = _beginning(opened, checkpoint)
+        try:
+            begin = opened.beginning(checkpoint)
+        except UserError as error:
+            raise UsageError(str(error)) from error
         if begin is not None and begin.step >= config.training.steps:
+            from_there = () if checkpoint is None else ("--checkpoint", checkpoint)
+            more = "--training.steps", 2 * max(begin.step, config.training.steps)
             console.print(
                 f"{run} is finished: {begin.step} of {config.training.steps} steps. "
-                f"For more: llamita resume {run} --training.steps {2 * max(begin.step, config.training.steps)}"
+                f"For more: {command_line('resume', run, *from_there, *more)}",
+                markup=False,
             )
             if json:
                 print_json(summarize(opened))
             return
-        if checkpoint is not None:
-            _go_back(opened, begin, config, console)
+        session = Session(opened, config, begin=checkpoint)
         if begin is not None:
             console.print(f"going on from step {begin.step}")
         else:
             console.print(f"{run} {'has no checkpoint yet: ' if checkpoint is None else 'is '}starting over")
         if begin is not None and config.training.steps != before.training.steps:
             _announce_stretch(before, config, begin.step, console)
-        train_session(Session(opened, config), stopping, console, as_json=json)
-
-
-def _beginning(run: Run, which: str | None) -> Checkpoint | None:
-    """The checkpoint to go on from; None is the model before its first step."""
-    found = run.checkpoints()
-    if which == "initial" or (which is None and not found):
-        return None
-    if which is None:
-        return found[-1]
-    try:
-        return run.checkpoint(which)
-    except UserError as error:
-        raise UsageError(str(error)) from error
-
-
-def _go_back(run: Run, begin: Checkpoint | None, config: RunConfig, console: Console) -> None:
-    """Set the checkpoints behind the one to begin with aside, once it's known that this one can be read."""
-    if begin is not None:
-        load_model(begin, config.model)
-        load_state(begin)
-    with writing(run.path):
-        moved = set_aside(run, after=-1 if begin is None else begin.step)
-    if moved:
-        console.print(f"moved to {moved[0].parent}: {', '.join(path.name for path in moved)}", markup=False)
+        train_session(session, stopping, console, as_json=json)
 
 
 def _changed(run: Run, settings: Settings) -> RunConfig:

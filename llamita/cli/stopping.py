@@ -1,32 +1,30 @@
 """Ctrl-C, SIGTERM and SIGUSR1: what a first and a second one do, wherever the main thread is just then."""
 
 import os
-import shlex
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
 from types import FrameType, TracebackType
 
 from rich.console import Console
+
+from llamita.errors import command_line
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])
 _OUT_OF_TIME = 75
 _GRACE = 2.0  # seconds that the main thread has to stop by itself
 _NO_MORE = b"\0"
+_PIPES = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")  # what a shell makes of <(...), and names of standard input
 
 
 def same_command() -> str:
     """This process's command line, to be typed again."""
-    return shlex.join(["llamita", *sys.argv[1:]])
-
-
-def resume_command(run: Path) -> str:
-    """The command that goes on with a run."""
-    return shlex.join(["llamita", "resume", str(run)])
+    again = command_line(*sys.argv[1:])
+    piped = any(word == "-" or word.startswith(_PIPES) for word in sys.argv[1:])
+    return f"{again} (with the same text piped in)" if piped else again
 
 
 class Stopping:

@@ -7,6 +7,7 @@ from llamita.cli.sources import SourceName
 from llamita.cli.stopping import Stopping, same_command
 from llamita.config import TokenizerConfig, TokenizerKind
 from llamita.errors import UsageError
+from llamita.runs.folder import Run
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.prepare import make_tokenizer, read_text
 
@@ -76,7 +77,7 @@ def encode(file: Path, text: str, *, json: bool = False) -> None:
     json
         Print one JSON object.
     """
-    tokenizer = Tokenizer.load(file)
+    tokenizer = Run.open(file).tokenizer() if (file / "config.toml").exists() else Tokenizer.load(file)
     ids = tokenizer.encode(text)
     tokens, unknown = tokenizer.tokens(ids), tokenizer.unknown(text)
     if json:

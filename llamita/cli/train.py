@@ -10,15 +10,15 @@ from rich.console import Console
 from llamita.cli.console import Line, count, duration, escaped, live_line, narrator, print_json
 from llamita.cli.settings import Settings
 from llamita.cli.sources import SourceName
-from llamita.cli.stopping import Stopping, resume_command, same_command
+from llamita.cli.stopping import Stopping, same_command
 from llamita.config import RunConfig
-from llamita.errors import UsageError
+from llamita.errors import UsageError, command_line
 from llamita.layers import Layer
 from llamita.observatory.plots import plot_losses
 from llamita.observatory.summary import Summary, summarize
 from llamita.runs.folder import Run
 from llamita.training.compiling import why_not_compiled
-from llamita.training.events import Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
+from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.hardware import choose_hardware
 from llamita.training.loop import StepMetrics
 from llamita.training.plan import make_plan
@@ -54,7 +54,9 @@ def train(
     console = narrator(json)
     target = run or Path("runs") / _default_name(sources)
     if (target / "config.toml").exists():
-        raise UsageError(f"{target} holds a run already; go on with it: llamita resume {target}, or choose --run")
+        raise UsageError(
+            f"{target} holds a run already; go on with it: {command_line('resume', target)}, or choose --run"
+        )
     asked = settings.asked()
     if tokenizer is not None:
         asked.append(Layer("command line", {"tokenizer": {"file": str(tokenizer)}}))
@@ -65,8 +67,9 @@ def train(
                 sources,
                 asked,
                 lambda doing, done, total: line.show(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total),
+                line.say,
             )
-        stopping.go_on = resume_command(target)
+        stopping.go_on = command_line("resume", target)
         _describe_text(prepared, console)
         train_session(Session(prepared.run), stopping, console, as_json=json)
 
@@ -79,7 +82,7 @@ def train_session(session: Session, stopping: Stopping, console: Console, *, as_
         console.print(f"training without torch.compile: {reason}")
     _describe_run(session, console)
     with stopping.finishing():
-        stopping.go_on = resume_command(run.path)
+        stopping.go_on = command_line("resume", run.path)
         watch(session.events(stopping), session.config, console)
     plot_losses(run)
     if session.state.step < session.config.training.steps:
@@ -125,6 +128,8 @@ def show(event: Event, config: RunConfig, line: Line) -> None:
             f"{event.to_step}, and on with the data behind them",
             style="yellow",
         )
+    elif isinstance(event, Abandoned):
+        line.say(f"moved to {event.paths[0].parent}: {', '.join(path.name for path in event.paths)}")
     elif isinstance(event, Saved) and event.stopped:
         line.say(f"saved {event.checkpoint.path}")
 
@@ -146,8 +151,6 @@ def _default_name(sources: tuple[str, ...]) -> str:
 
 
 def _describe_text(prepared: Prepared, console: Console) -> None:
-    for notice in prepared.notices:
-        console.print(notice, markup=False)
     report, tokenizer, corpora = prepared.text.report, prepared.tokenizer, prepared.corpora
     console.print(
         f"text: {report.documents} document{'s' if report.documents > 1 else ''}, {count(report.bytes)}B; "
@@ -193,4 +196,5 @@ def _describe_result(run: Run, result: Summary, console: Console) -> None:
     if result.bits_per_byte is not None:
         figures += f", {result.bits_per_byte:.3f} bits per byte"
     console.print(f"done: {result.step} steps{figures}; losses drawn in {run.path / 'loss.png'}")
-    console.print(f'next: llamita generate {run.path} "Once" ; llamita info {run.path}', markup=False)
+    commands = command_line("generate", run.path, "Once upon"), command_line("info", run.path)
+    console.print(f"next: {' ; '.join(commands)}", markup=False)

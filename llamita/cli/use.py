@@ -8,10 +8,11 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from llamita.cli.console import print_json
+from llamita.cli.console import narrator, print_json
 from llamita.cli.sources import SourceName
+from llamita.cli.stopping import Stopping, same_command
 from llamita.config import DataConfig, DeviceName, Precision
-from llamita.errors import UsageError
+from llamita.errors import UsageError, command_line
 from llamita.generation.engine import generate as generate_texts
 from llamita.generation.engine import stream
 from llamita.generation.sampling import Sampling
@@ -135,13 +136,13 @@ def eval(
         Print one JSON object.
     """
     if not sources:
-        raise UsageError(f"no text to measure on; for example: llamita eval {run} other.txt")
+        raise UsageError(f"no text to measure on; for example: {command_line('eval', run, 'other.txt')}")
     hardware = choose_hardware(device, precision)
     opened = Run.open(run)
     torch.set_num_threads(hardware.threads)
     model, tokenizer = opened.model(checkpoint, hardware.device), opened.tokenizer()
     config = opened.config()
-    with tempfile.TemporaryDirectory() as folder:
+    with Stopping(narrator(json), same_command()), tempfile.TemporaryDirectory() as folder:
         corpus = write_shards(read(find(sources), field=field), tokenizer, Path(folder)).train
         data = DataConfig(packing=config.data.packing, mask_documents=config.data.mask_documents)
         result = evaluate(model, corpus, precision=hardware.precision, data=data, lossless=tokenizer.lossless)

@@ -5,7 +5,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from llamita.errors import UserError
 from llamita.text.shards import Corpus, IntArray
 
 # The most frequent tokens count as contexts; so many of them, on either side, keep the eigenproblem small.
@@ -23,8 +22,6 @@ def ppmi_vectors(
     """
     read = min(corpus.tokens, max_tokens)
     often = np.bincount(corpus.read(0, read), minlength=corpus.vocab_size)
-    if len(often) > corpus.vocab_size:
-        raise UserError(f"the text holds token {len(often) - 1} of {corpus.vocab_size}: prepare it again")
     contexts = np.argsort(-often, kind="stable")[: min(_CONTEXTS, int((often > 0).sum()))]
     counts = _count(corpus, read, np.asarray(ids), contexts, window)
     sides = torch.cat([_ppmi(torch.from_numpy(side)) for side in counts], dim=1)

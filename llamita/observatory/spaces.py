@@ -53,11 +53,7 @@ def check_layer(model: LLaMaTransformer, layer: int) -> None:
 
 def training_text(run: Run) -> Corpus:
     """The text that a run learns from, as it was prepared; UserError if it isn't in the run's folder any more."""
-    tokenizer = run.tokenizer()
-    corpus, size = open_corpora(run.data_folder, fingerprint=tokenizer.fingerprint).train, tokenizer.get_vocab_size()
-    if corpus.vocab_size != size:
-        raise UserError(f"{run.data_folder} holds tokens of {corpus.vocab_size}, the tokenizer has {size}; {_AGAIN}")
-    return corpus
+    return open_corpora(run.data_folder, run.tokenizer()).train
 
 
 def run_states(run: Run, model: LLaMaTransformer, corpus: Corpus) -> MeanStates:

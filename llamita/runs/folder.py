@@ -15,7 +15,7 @@ import torch
 
 from llamita import layers
 from llamita.config import RunConfig
-from llamita.errors import UsageError, UserError
+from llamita.errors import UsageError, UserError, command_line
 from llamita.files import append_line, write_text
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.checkpoint import Checkpoint, checkpoints, load_model
@@ -36,7 +36,7 @@ class Run:
     def create(cls, path: Path) -> "Run":
         """A new run's folder; UsageError if a run is there already."""
         if os.path.exists(path / "config.toml"):
-            raise UsageError(f"{path} holds a run already; go on with: llamita resume {path}")
+            raise UsageError(f"{path} holds a run already; go on with: {command_line('resume', path)}")
         if checkpoints(path / "checkpoints"):
             raise UsageError(f"{path} holds checkpoints but no config.toml; remove it or choose another --run")
         try:
@@ -127,7 +127,7 @@ class Run:
         """The "best" checkpoint by validation loss, the "latest", or the one of a step; UserError if none."""
         found = self.checkpoints()
         if not found:
-            raise UserError(f"{self.path}: no checkpoint yet; start over with: llamita resume {self.path}")
+            raise UserError(f"{self.path}: no checkpoint yet; start over with: {command_line('resume', self.path)}")
         if which == "latest":
             return found[-1]
         if which == "best":
@@ -138,6 +138,12 @@ class Run:
                 return item
         steps = ", ".join(str(item.step) for item in found)
         raise UserError(f"--checkpoint {which}: not in {self.path}; there are best, latest, initial, {steps}")
+
+    def beginning(self, which: str | None = None) -> Checkpoint | None:
+        """The checkpoint that training goes on from, by default the newest; None is the model before its first step."""
+        if which == "initial" or (which is None and not self.checkpoints()):
+            return None
+        return self.checkpoint(which or "latest")
 
     def model(self, which: str = "best", device: str = "cpu") -> LLaMaTransformer:
         """The model of a checkpoint, in evaluation mode; "initial" is the model before its first step."""

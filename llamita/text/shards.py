@@ -79,7 +79,16 @@ class Corpus:
         return np.concatenate([offset + border for offset, border in zip(self.offsets, borders, strict=True)])
 
     def take(self, indices: IntArray) -> IntArray:
-        """Tokens at any places of the whole stream, in the shape of `indices`."""
+        """Tokens at any places of the whole stream, in the shape of `indices`; UserError for ids that are none."""
+        tokens = self._stored(indices)
+        if (highest := tokens.max(initial=0)) >= self.vocab_size:
+            raise UserError(
+                f"the prepared text holds token id {highest}, its vocabulary has {self.vocab_size}: its shards are "
+                "damaged; prepare the text again"
+            )
+        return tokens
+
+    def _stored(self, indices: IntArray) -> IntArray:
         if len(self.shards) == 1:
             return self.shards[0][indices].astype(np.int64)
         shard_of = np.searchsorted(self._borders, indices, side="right") - 1
@@ -200,22 +209,23 @@ def remove_journal(folder: Path) -> None:
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
-def open_corpora(folder: Path, *, fingerprint: str | None = None) -> Corpora:
+def open_corpora(folder: Path, encoder: Encoder | None = None) -> Corpora:
     """Map a prepared folder into memory; only sizes are checked, not contents.
 
-    Raises UserError if the folder is incomplete or damaged, has another format version, or was encoded by a
-    tokenizer with another fingerprint than the given one.
+    Raises UserError if the folder is incomplete or damaged, has another format version, or was encoded by
+    another tokenizer than the given one.
     """
     path = folder / INDEX
     try:
         index = json.loads(read_text(path, _INDEX_BYTES))
         if (version := index["version"]) != FORMAT_VERSION:
             raise UserError(f"{path} has version {version!r}, not {FORMAT_VERSION}; prepare the text again")
-        if fingerprint not in (None, index["fingerprint"]):
-            raise UserError(
-                f"{path} was encoded by tokenizer {index['fingerprint']}, not by {fingerprint}; "
-                "prepare the text again or use the tokenizer it was prepared with"
-            )
+        for name, value in _facts(encoder).items():
+            if index[name] != value:
+                raise UserError(
+                    f"{path} was encoded by a tokenizer with {name} {index[name]!r}, not {value!r}; "
+                    "prepare the text again or use the tokenizer it was prepared with"
+                )
         train = _open_corpus(folder / "train", index, index["train"])
         held_out = index["split"] != "none"
         validation = _open_corpus(folder / "validation", index, index["validation"]) if held_out else None
@@ -226,6 +236,11 @@ def open_corpora(folder: Path, *, fingerprint: str | None = None) -> Corpora:
         raise UserError(f"{path} is missing: no text was prepared there to its end; prepare it") from None
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); prepare the text again") from error
+
+
+def _facts(encoder: Encoder | None) -> dict[str, object]:
+    """What an index must say of the tokenizer."""
+    return {} if encoder is None else {"fingerprint": encoder.fingerprint, "vocab_size": encoder.get_vocab_size()}
 
 
 def _open_corpus(folder: Path, index: dict[str, Any], record: dict[str, Any]) -> Corpus:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from llamita.errors import UserError
 from llamita.text.formats import SUPPORTED, ReadReport, Source, blaming, records
+from llamita.text.holdout import byte_length
 
 __all__ = ["Document", "ReadReport", "Source", "Stamp", "find", "read", "read_from", "stamp", "total_bytes"]
 
@@ -52,6 +53,8 @@ def find(paths: Sequence[str], *, report: ReadReport | None = None) -> list[Sour
     found: dict[str, Source] = {}
     for path in paths:
         for source in _expand(path, report):
+            if any("\udc80" <= one <= "\udcff" for one in source.name):  # how Python spells bytes that are no text
+                raise UserError(f"{source.name!r}: the name isn't UTF-8: rename the file")
             found.setdefault(os.path.realpath(source.name), source)
     return list(found.values())
 
@@ -80,7 +83,7 @@ def read(
                 report.empty += 1
                 continue
             report.documents += 1
-            report.bytes += len(text) if text.isascii() else len(text.encode())
+            report.bytes += byte_length(text)
             yield Document(text, f"{source.name}:{number}" if number else source.name)
         report.file_bytes += total_bytes([source])
         if counts is not None:
@@ -150,9 +153,14 @@ def _sources_at(path: str, report: ReadReport) -> list[Source]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(place, name) for name in names if not name.startswith(".")]
     inside = [Source.of(str(file)) for file in sorted(files)]
-    known = [source for source in inside if not source.is_guess]
+    known = [source for source in inside if not source.is_guess and not _is_endless(source.name)]
     report.skipped_files += len(inside) - len(known)
     return known
+
+
+def _is_endless(path: str) -> bool:
+    """Whether a path leads to a pipe, a socket or a device, from which nothing may ever come."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _refuse(error: OSError) -> NoReturn:

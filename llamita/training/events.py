@@ -1,6 +1,7 @@
 """What a session tells of while it trains."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from llamita.runs.checkpoint import Checkpoint
 from llamita.training.evaluate import Evaluation
@@ -65,4 +66,11 @@ class Rewound:
     streak: int
 
 
-Event = StepMetrics | Evaluated | Sampled | Saved | NotSaved | StepsSkipped | Rewound
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Checkpoints that are later than the one to begin with, where they lie now."""
+
+    paths: tuple[Path, ...]
+
+
+Event = StepMetrics | Evaluated | Sampled | Saved | NotSaved | StepsSkipped | Rewound | Abandoned

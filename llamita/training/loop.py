@@ -13,6 +13,7 @@ from torch import Tensor
 from llamita.config import RunConfig
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batches, Position
+from llamita.text.shards import Corpus
 from llamita.training.evaluate import DeviceBatch, batch_loss, to_device
 from llamita.training.guard import Guard, Skipped, reason
 from llamita.training.hardware import autocast
@@ -44,6 +45,18 @@ class StepMetrics:
         names = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second")
         figures = {name: value for name in names if math.isfinite(value := getattr(self, name))}
         return {**figures, "skipped": len(self.skipped)}
+
+
+def batches_of(corpus: Corpus, config: RunConfig) -> Batches:
+    """The batches that a run trains on."""
+    return Batches(
+        corpus,
+        rows=config.training.micro_batch_size,
+        seq_len=config.model.max_seq_len,
+        seed=config.training.seed,
+        packing=config.data.packing,
+        mask_documents=config.data.mask_documents,
+    )
 
 
 def training_batches(

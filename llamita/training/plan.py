@@ -41,7 +41,7 @@ def training_memory(config: RunConfig) -> int:
     """Estimated bytes at the peak of a training step, without what Python and torch need themselves.
 
     Weights, gradients and two moments in fp32; a bf16 copy of the matrices; what each layer keeps for the
-    backward pass; logits, a chunk of them on a CPU.
+    backward pass; logits, a chunk of them on a CPU, and there the copy, too, that is saved while training goes on.
     """
     model, training = config.model, config.training
     parameters = sum(count_parameters(model).values())
@@ -53,7 +53,7 @@ def training_memory(config: RunConfig) -> int:
     on_cpu = training.device == "cpu"
     scores = item * rows * model.n_heads * model.max_seq_len**2 if on_cpu and model.max_seq_len <= 512 else 0
     logits = 8 * min(tokens * model.vocab_size, 1 << 20) if on_cpu else (2 * item + 4) * tokens * model.vocab_size
-    weights = 16 * parameters + (item * parameters if item == 2 else 0)
+    weights = 16 * parameters + (item * parameters if item == 2 else 0) + (12 * parameters if on_cpu else 0)
     return weights + model.n_layers * (tokens * per_token + scores) + logits
 
 

@@ -30,6 +30,8 @@ from llamita.training.sizes import hardware_layer, pick_sizes, pick_vocab_size
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
+# Called with what there is to say of an earlier try.
+Notify = Callable[[str], None]
 
 _STEP_BYTES = 1 << 20
 _ROUGH_BYTES_PER_TOKEN = 3
@@ -76,21 +78,26 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run folder that is ready to train, what went into it, and what there is to say of an earlier try."""
+    """A run folder that is ready to train, and what went into it."""
 
     run: Run
     text: Text
     tokenizer: Tokenizer
     corpora: Corpora
-    notices: tuple[str, ...] = ()
 
 
-def prepare_run(target: Path, sources: Sequence[str], asked: list[Layer], progress: Progress | None = None) -> Prepared:
+def prepare_run(
+    target: Path,
+    sources: Sequence[str],
+    asked: list[Layer],
+    progress: Progress | None = None,
+    notify: Notify = lambda _: None,
+) -> Prepared:
     """Make a run folder of sources (none: those of the settings) and partial settings.
 
     UserError for sources that can't be read and UsageError for settings that don't fit, before anything is
     written. config.toml comes last: a folder without it is no run yet. Interrupted at any moment, the same call
-    goes on where it stood; with other sources or settings it begins anew, and says what differs.
+    goes on where it stood; with other sources or settings it begins anew, and says before that what differs.
     """
     sourced = [*asked, Layer("command line", {"data": {"sources": list(sources)}} if sources else {})]
     data, hardware = known_first(sourced)
@@ -111,25 +118,28 @@ def prepare_run(target: Path, sources: Sequence[str], asked: list[Layer], progre
             changes += before.changes(now)
             now = now if changes else before
         run = run or held.enter_context(claimed(target))
+        for change in _first(changes):
+            notify(f"{change}: preparing anew")
+        if changes:
+            remove_journal(run.data_folder)
+        elif before is not None:
+            notify("going on where preparing stood")
         now.save(target)
         tokenizer = _finished_tokenizer(run, now)
         if tokenizer is None:
             tokenizer = given or make_tokenizer(text, draft.tokenizer, progress)
+            text.check_unchanged()
             tokenizer.save(run.tokenizer_file)
             now = replace(now, tokenizer=tokenizer.fingerprint)
             now.save(target)
-        corpora, went_on = _encode(run, text, tokenizer, now, progress)
+        corpora = _encode(run, text, tokenizer, now, progress, notify)
         size = tokenizer.get_vocab_size()
         config, _ = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, size)
         run.write_environment()
         run.write_config(config)
         forget_preparation(target)
         remove_journal(run.data_folder)
-    if before is not None and not changes:
-        notices = [f"going on where preparing stood: {_of(went_on, text.report.bytes)}"]
-    else:
-        notices = [f"{change}: preparing anew" for change in _first(changes)]
-    return Prepared(run, text, tokenizer, corpora, tuple(notices))
+    return Prepared(run, text, tokenizer, corpora)
 
 
 def known_first(asked: list[Layer]) -> tuple[DataConfig, Hardware]:
@@ -215,11 +225,10 @@ def _finished_tokenizer(run: Run, noted: Preparation) -> Tokenizer | None:
 
 
 def _encode(
-    run: Run, text: Text, tokenizer: Tokenizer, noted: Preparation, progress: Progress | None
-) -> tuple[Corpora, int]:
-    """The run's shards, and the bytes of text that were encoded already."""
-    total, resumed = text.report.bytes, [0]
-    text.check_unchanged()
+    run: Run, text: Text, tokenizer: Tokenizer, noted: Preparation, progress: Progress | None, notify: Notify
+) -> Corpora:
+    """The run's shards."""
+    total = text.report.bytes
     corpora = resume_shards(
         text.documents_from,
         tokenizer,
@@ -228,10 +237,10 @@ def _encode(
         validation_fraction=noted.settings["data.validation_fraction"],
         seed=noted.settings["training.seed"],
         progress=(lambda done: progress("encoding the text", done, total)) if progress else None,
-        resumed=resumed.append,
+        resumed=lambda done: notify(f"{_of(done, total)} are encoded already"),
     )
     text.check_unchanged()
-    return corpora, resumed[-1]
+    return corpora
 
 
 def _of(done: int, total: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from llamita.config import RunConfig
-from llamita.errors import UserError
+from llamita.errors import UserError, command_line
 from llamita.files import write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
@@ -22,16 +22,15 @@ from llamita.runs.checkpoint import Checkpoint, check_shape, load_state, load_we
 from llamita.runs.folder import Run, initial_model
 from llamita.runs.lock import writing
 from llamita.runs.saving import Saver
-from llamita.text.batches import Batches
 from llamita.text.shards import Corpora, open_corpora
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.compiling import loss_function
 from llamita.training.diagnosis import diagnose
 from llamita.training.evaluate import evaluate, to_device
-from llamita.training.events import Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
+from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.guard import Guard
 from llamita.training.incidents import documents_of, excerpts, note_incident
-from llamita.training.loop import LossFunction, StepMetrics, train
+from llamita.training.loop import LossFunction, StepMetrics, batches_of, train
 from llamita.training.metrics_log import MetricsLog
 from llamita.training.optimizer import build_optimizer
 from llamita.training.recovery import Recovery
@@ -41,32 +40,34 @@ from llamita.training.state import TrainState, restore_state, state_tensors
 class Session:
     """A run's model, optimizer and data in memory, at the newest checkpoint or at the start.
 
-    `config` stands for the run's own where it was changed on resuming.
+    `config` stands for the run's own where it was changed on resuming. `begin`: a step, "best" or "initial" to go on
+    from instead; later checkpoints move to checkpoints/abandoned when training begins.
     """
 
-    def __init__(self, run: Run, config: RunConfig | None = None) -> None:
+    def __init__(self, run: Run, config: RunConfig | None = None, *, begin: str | None = None) -> None:
         self.run = run
         self.config: RunConfig = config or run.config()
         training = self.config.training
         self._deadline = math.inf if training.max_minutes is None else time.monotonic() + 60 * training.max_minutes
         self.tokenizer: Tokenizer = run.tokenizer()
-        self.corpora: Corpora = open_corpora(run.data_folder, fingerprint=self.tokenizer.fingerprint)
+        self.corpora: Corpora = open_corpora(run.data_folder, self.tokenizer)
         torch.set_num_threads(training.threads)
         if training.deterministic:
             # Read when CUDA starts: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(training.deterministic)
         torch.manual_seed(training.seed)
-        found = run.checkpoints()
-        if found:
-            check_shape(found[-1], self.config.model)
+        found = run.beginning(begin)
+        if found is not None:
+            check_shape(found, self.config.model)
         self.model = initial_model(self.config).to(training.device)
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.guard = Guard(self.model.embeddings.weight.device, training.max_z_score)
         self.state, self._recovery = TrainState(), Recovery()
-        if found:
-            self._restore(found[-1])
-        self._batches = self._training_batches()
+        if found is not None:
+            self._restore(found)
+        self._abandon_after = None if begin is None else -1 if found is None else found.step
+        self._batches = batches_of(self.corpora.train, self.config)
         self._saver = Saver(run.checkpoint_folder, training.keep_last, training.keep_every)
         self._best = self._best_saved()
         self._saving, self._owed = 0, False
@@ -81,6 +82,8 @@ class Session:
         run or has gone on with it meanwhile.
         """
         with writing(self.run.path):
+            if self._abandon_after is not None and (moved := set_aside(self.run, after=self._abandon_after)):
+                yield Abandoned(tuple(moved))
             newest = max((item.step for item in self.run.checkpoints()), default=0)
             if newest > self.state.step:
                 raise UserError(f"{self.run.path} has gone on to step {newest} meanwhile; resume it again")
@@ -126,17 +129,6 @@ class Session:
             if due:
                 yield from self._sample()
         return False
-
-    def _training_batches(self) -> Batches:
-        config = self.config
-        return Batches(
-            self.corpora.train,
-            rows=config.training.micro_batch_size,
-            seq_len=config.model.max_seq_len,
-            seed=config.training.seed,
-            packing=config.data.packing,
-            mask_documents=config.data.mask_documents,
-        )
 
     def _report(self, metrics: StepMetrics) -> Iterator[Event]:
         self._metrics.note(metrics.row())
@@ -230,7 +222,7 @@ class Session:
             yield Saved(outcome, stopped)
         elif outcome is not None:
             if end:
-                raise UserError(f"{outcome}; then go on with: llamita resume {self.run.path}") from outcome
+                raise UserError(f"{outcome}; then go on with: {command_line('resume', self.run.path)}") from outcome
             self._owed, self._best = True, self._best_saved()
             yield NotSaved(self._saving, str(outcome))
 
@@ -296,5 +288,5 @@ class Session:
             f"{self.run.path}: {metrics.streak} steps in a row were skipped at step {self.state.step} "
             f"(the last one: {metrics.skipped[-1].reason}), after {recovery.rewinds} rewinds; {diagnosis.summary()}. "
             f"Layer by layer: {file}. A lower learning rate often helps: "
-            f"llamita resume {self.run.path} --optimizer.lr {self.config.optimizer.lr / 3:.1e}"
+            + command_line("resume", self.run.path, "--optimizer.lr", f"{self.config.optimizer.lr / 3:.1e}")
         )

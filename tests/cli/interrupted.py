@@ -56,13 +56,12 @@ class Held:
         return self.ended()
 
     def ended(self) -> int:
-        """The exit code of a command that ends without going on."""
+        """The exit code of a command that ends without going on; a negative number if a signal killed it."""
         self.process.join(PATIENCE)
         if self.process.exitcode is None:
             self.process.kill()
             raise AssertionError(f"it didn't end: {self.printed}")
-        # The second of two quick signals may come when the first has ended all but Python itself.
-        return self.process.exitcode if self.process.exitcode >= 0 else 128 - self.process.exitcode
+        return self.process.exitcode
 
 
 def held(

@@ -108,7 +108,7 @@ def test_a_demo_that_is_stopped_while_an_earlier_one_is_removed_can_be_started_a
     [
         ("llamita.training.stories:write_shards", "demo"),
         ("llamita.training.loop:train_step", "resume"),
-        ("llamita.cli.demo:measure", "demo"),
+        ("llamita.cli.demo:measure", "probe"),
     ],
 )
 def test_a_demo_that_was_stopped_goes_on_with_what_it_says(place: str, command: str, tmp_path: Path) -> None:
@@ -119,6 +119,17 @@ def test_a_demo_that_was_stopped_goes_on_with_what_it_says(place: str, command: 
     (told,) = re.findall("go on with: llamita (.*)", process.printed)
     assert told.startswith(command)
     assert llamita(*shlex.split(told)).code == 0
+    assert Run.open(folder).checkpoints()[-1].step == 12
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_stopped_in_its_last_step_leaves_a_whole_run_to_ask(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    step = "llamita.training.loop:train_step"
+    process = held(("demo", "--run", folder, *SHORT), step, tmp_path / "held", at_call=12)
+    process.send(signal.SIGINT)
+    assert process.code() == 130
+    assert process.printed.endswith(f"stopped after training, all of it saved; go on with: llamita probe {folder}\n")
     assert Run.open(folder).checkpoints()[-1].step == 12
 
 

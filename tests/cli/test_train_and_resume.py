@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -230,6 +232,27 @@ def test_no_checkpoint_is_set_aside_for_a_damaged_one(copied_run: Run) -> None:
     assert refused.code == 1
     assert str(state) in refused.err
     assert [found.step for found in copied_run.checkpoints()] == [4, 8]
+
+
+def test_no_checkpoint_is_set_aside_for_a_run_that_cannot_begin(copied_run: Run) -> None:
+    shard = copied_run.data_folder / "train" / "shard_00000.bin"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    refused = llamita("resume", copied_run.path, "--checkpoint", 4)
+    assert refused.code == 1 and "prepare the text again" in refused.err
+    assert [found.step for found in copied_run.checkpoints()] == [4, 8]
+    shard.write_bytes(b"\xff" * len(content))
+    refused = llamita("resume", copied_run.path, "--checkpoint", 4)
+    assert refused.code == 1 and "holds token id 65535" in refused.err
+
+
+def test_a_finished_run_says_how_to_get_more_of_the_same(copied_run: Run) -> None:
+    told = llamita("resume", copied_run.path, "--checkpoint", "latest", "--training.steps", 8)
+    assert told.code == 0
+    (command,) = re.findall("For more: llamita (.*)", told.out)
+    assert shlex.split(command) == [
+        *("resume", str(copied_run.path), "--checkpoint", "latest", "--training.steps", "16")
+    ]
 
 
 def test_no_checkpoint_is_set_aside_under_another_writer(copied_run: Run) -> None:

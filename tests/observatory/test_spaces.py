@@ -73,13 +73,14 @@ def test_wrong_questions_are_told_what_is_there(tiny_run: Run, copied_run: Run) 
 def test_a_text_with_other_tokens_than_the_tokenizers_is_refused(copied_run: Run) -> None:
     shard = copied_run.data_folder / "train" / "shard_00000.bin"
     shard.write_bytes(b"\xff\xff" * (shard.stat().st_size // 2))
-    with pytest.raises(UserError, match="the text holds token 65535 of 320: prepare it again"):
+    told = "holds token id 65535, its vocabulary has 320: its shards are damaged; prepare the text again"
+    with pytest.raises(UserError, match=told):
         state_vectors(copied_run, 1)
-    with pytest.raises(UserError, match="the text holds token 65535 of 320: prepare it again"):
+    with pytest.raises(UserError, match=told):
         ppmi_vectors(training_text(copied_run), [1, 2, 3], dim=2)
     index = copied_run.data_folder / "index.json"
     index.write_text(
         index.read_text(encoding="utf-8").replace('"vocab_size": 320', '"vocab_size": 64'), encoding="utf-8"
     )
-    with pytest.raises(UserError, match="data holds tokens of 64, the tokenizer has 320; prepare the text again"):
+    with pytest.raises(UserError, match="by a tokenizer with vocab_size 64, not 320; prepare the text again"):
         training_text(copied_run)

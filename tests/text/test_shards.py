@@ -300,8 +300,20 @@ def test_a_damaged_folder_is_refused_with_the_file_and_the_remedy(
 
 
 def test_opening_gives_what_writing_gave_and_minds_the_tokenizer(prepared: Path) -> None:
-    corpora = open_corpora(prepared, fingerprint="bytes")
+    corpora = open_corpora(prepared, ByteEncoder())
     assert corpora.split == "tail"
     assert text_of(corpora.train) + text_of(held_out(corpora)) == "text " * 100
-    with pytest.raises(UserError, match="tokenizer bytes, not by others"):
-        open_corpora(prepared, fingerprint="others")
+    with pytest.raises(UserError, match="a tokenizer with fingerprint 'bytes', not 'others'"):
+        open_corpora(prepared, ByteEncoder(fingerprint="others"))
+    with pytest.raises(UserError, match="a tokenizer with vocab_size 257, not 300"):
+        open_corpora(prepared, ByteEncoder(vocab_size=300))
+
+
+def test_an_id_that_is_none_is_told_when_it_is_read(tmp_path: Path) -> None:
+    corpus = write_shards(documents("abc"), ByteEncoder(), tmp_path).train
+    file = tmp_path / "train" / "shard_00000.bin"
+    file.write_bytes(file.read_bytes()[:-2] + (257).to_bytes(2, "little"))
+    damaged = open_corpora(tmp_path).train
+    assert damaged.read(0, 3).tolist() == corpus.read(0, 3).tolist()
+    with pytest.raises(UserError, match="token id 257, its vocabulary has 257: .* prepare the text again"):
+        damaged.read(2, 4)

@@ -293,6 +293,27 @@ def test_a_pipe_is_read_at_once_and_can_be_read_twice(tmp_path: Path) -> None:
         assert [document.text for document in read(sources)] == TEXTS
 
 
+def test_pipes_in_a_folder_from_which_nothing_may_ever_come_are_left_out(folder: Path) -> None:
+    before, report = find([str(folder)]), ReadReport()
+    os.mkfifo(folder / "pipe.txt")
+    assert find([str(folder)], report=report) == before
+    assert report.skipped_files == 3
+
+
+def test_a_link_in_a_folder_that_leads_nowhere_is_named(folder: Path) -> None:
+    (folder / "link.txt").symlink_to(folder / "gone.txt")
+    with pytest.raises(UserError, match=r"link\.txt cannot be read .*No such file"):
+        list(read(find([str(folder)])))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+def test_a_file_whose_name_is_no_text_is_named(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff.txt")).write_text("The owl.")
+    for path in (folder, folder / "*.txt"):
+        with pytest.raises(UserError, match=r"\\udcff\.txt': the name isn't UTF-8: rename the file"):
+            find([str(path)])
+
+
 def test_no_sources_at_all_are_an_error() -> None:
     with pytest.raises(UserError, match=r"no sources are given: .*\.txt, \.md, \.jsonl, \.parquet, each also with"):
         find([])

@@ -89,7 +89,7 @@ def test_a_prepared_run_holds_what_training_needs(tiny_text: Path, tmp_path: Pat
     assert run.tokenizer().fingerprint == prepared.tokenizer.fingerprint
     assert run.config().model.vocab_size == prepared.tokenizer.get_vocab_size()
     assert run.config().data.sources == (str(tiny_text),)
-    corpora = open_corpora(run.data_folder, fingerprint=prepared.tokenizer.fingerprint)
+    corpora = open_corpora(run.data_folder, prepared.tokenizer)
     assert corpora.validation is not None
     assert corpora.train.tokens == prepared.corpora.train.tokens
     text = tiny_text.read_text(encoding="utf-8")

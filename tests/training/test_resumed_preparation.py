@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,20 @@ def story(number: int) -> str:
     return f"Story {number}: " + f"the owl of tower {number} called, and the clöck struck {number}. " * 2 + "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Told(Prepared):
+    """What was prepared, and what was told before that."""
+
+    notices: tuple[str, ...]
+
+
 def prepared(
     target: Path, names: Sequence[Path | str], settings: dict[str, Any] | None = None, progress: Progress | None = None
-) -> Prepared:
+) -> Told:
     asked = [layers.from_dotted("", SETTINGS), Layer("", layers.from_dotted("", settings or {}).values)]
-    return prepare_run(target, [str(name) for name in names], asked, progress)
+    notices: list[str] = []
+    made = prepare_run(target, [str(name) for name in names], asked, progress, notices.append)
+    return Told(made.run, made.text, made.tokenizer, made.corpora, tuple(notices))
 
 
 def interrupt(
@@ -161,7 +171,8 @@ def test_what_was_done_is_not_done_again(texts: Path, tmp_path: Path, monkeypatc
     size = sum(len(story(number).encode()) for number in range(8))
     assert told[0][1] > 400 and told[-1][1:] == (size, size)
     done = sum(len(story(number).encode()) for number in range(6))
-    assert made.notices == (f"going on where preparing stood: {done / 1e3:.1f} of {size / 1e3:.1f} kB",)
+    encoded = f"{done / 1e3:.1f} of {size / 1e3:.1f} kB are encoded already"
+    assert made.notices == ("going on where preparing stood", encoded)
     assert (made.text.report.documents, made.text.report.bytes) == (8, size)
 
 
@@ -170,7 +181,7 @@ def test_what_stood_is_told_in_megabytes(tmp_path: Path) -> None:
     text.write_text((json.dumps({"text": "word " * 40_000}) + "\n") * 12, encoding="utf-8")
     interrupt(tmp_path / "run", [text], after_bytes=1_500_000)
     made = prepared(tmp_path / "run", [text])
-    assert made.notices == ("going on where preparing stood: 1.6 of 2.4 MB",)
+    assert made.notices[1] == "1.6 of 2.4 MB are encoded already"
 
 
 def append(path: Path) -> None:
@@ -238,7 +249,7 @@ def test_a_changed_setting_is_named_and_all_begun_anew(
 def test_settings_that_tokens_do_not_depend_on_may_change(texts: Path, tmp_path: Path) -> None:
     interrupt(tmp_path / "run", [texts])
     made = prepared(tmp_path / "run", [texts], {"training.steps": 7, "model.n_layers": 1})
-    assert [notice[:8] for notice in made.notices] == ["going on"]
+    assert made.notices[0] == "going on where preparing stood"
     assert (made.run.config().training.steps, made.run.config().model.n_layers) == (7, 1)
 
 
@@ -353,7 +364,7 @@ def test_standard_input_must_say_the_same_again(tmp_path: Path, monkeypatch: pyt
     interrupt(tmp_path / "run", ["-"])
     shutil.copytree(tmp_path / "run", tmp_path / "other")
     say(text)
-    assert [notice[:8] for notice in prepared(tmp_path / "run", ["-"]).notices] == ["going on"]
+    assert prepared(tmp_path / "run", ["-"]).notices[0] == "going on where preparing stood"
     say(text.replace("owl", "cat"))
     (notice,) = prepared(tmp_path / "other", ["-"]).notices
     size = len(text.encode())
@@ -440,7 +451,39 @@ def test_an_unfit_setting_leaves_an_interrupted_preparation_as_it_is(
     with pytest.raises(UserError):
         prepared(tmp_path / "run", [texts], unfit)
     assert files == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert [notice[:8] for notice in prepared(tmp_path / "run", [texts]).notices] == ["going on"]
+    assert prepared(tmp_path / "run", [texts]).notices[0] == "going on where preparing stood"
+
+
+def test_what_changed_is_told_before_anything_is_done_so_that_a_second_interruption_hides_nothing(
+    texts: Path, tmp_path: Path
+) -> None:
+    interrupt(tmp_path / "run", [texts])
+    append(texts / "b.txt")
+    told: list[str] = []
+
+    def notify(notice: str) -> None:
+        told.append(notice)
+        raise Interrupted
+
+    asked = [layers.from_dotted("", SETTINGS)]
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            prepare_run(tmp_path / "run", [str(texts)], asked, notify=notify)
+    assert len(told) == 2 and told[0] == told[1] and "b.txt has changed since" in told[0]
+
+
+def test_a_source_that_is_written_while_the_tokenizer_is_trained_gives_none(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writing_make(*arguments: Any) -> Tokenizer:
+        append(texts / "b.txt")
+        return prepare_tokenizer(*arguments)
+
+    prepare_tokenizer = prepare.make_tokenizer
+    monkeypatch.setattr(prepare, "make_tokenizer", writing_make)
+    with pytest.raises(UserError, match=r"b\.txt has changed since .* wait until nothing writes there"):
+        prepared(tmp_path / "run", [texts])
+    assert not (tmp_path / "run" / "tokenizer.json").exists()
 
 
 def test_reading_shows_how_far_it_is_in_the_files(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_a_run_without_held_out_text_is_never_evaluated(tiny_text: Path, tmp_pat
 def test_another_tokenizer_in_the_folder_is_refused(tiny_text: Path, tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", tiny_text)
     Tokenizer.train([], vocab_size=0, kind="byte").save(run.tokenizer_file)
-    with pytest.raises(UserError, match="encoded by tokenizer"):
+    with pytest.raises(UserError, match="encoded by a tokenizer with fingerprint"):
         Session(run)
 
 
