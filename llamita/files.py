@@ -88,18 +88,31 @@ def _end_of_lines(file: File) -> int:
     return 0
 
 
-def remove_asides(folder: Path) -> None:
-    """Remove what killed writers of whole files left in a folder; nobody may be writing there."""
-    for path in folder.glob(".*.*"):
-        if path.suffix[1:].isdecimal() and path.is_file():
-            path.unlink()
+def remove_asides(folder: Path, *names: str) -> None:
+    """Remove what killed writers of whole files of these names left in a folder; nobody may be writing there."""
+    for name in names:
+        for path in folder.glob(f".{name}.*"):
+            if path.suffix[1:].isdecimal() and path.is_file():
+                path.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, unless it is there, and those it lies in, and wait until their names are on the disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can."""
+    """Wait until the names in a folder are on the disk, where the system can and the folder may be read."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,7 @@
 """`llamita demo`: from words to vectors to a model that tells stories, on a corpus with a known optimum."""
 
 import json as json_module
+import os
 import shutil
 import time
 from dataclasses import asdict
@@ -97,7 +98,7 @@ def _demonstrate(run: Path, settings: Settings, stopping: Stopping, console: Con
 
 
 def _clear(folder: Path) -> None:
-    if (folder / "config.toml").exists():
+    if os.path.exists(folder / "config.toml"):
         if not is_story_run(Run.open(folder).config()):
             raise UsageError(f"{folder} holds a run that isn't the demo's; choose another --run")
         with writing(folder):

@@ -1,5 +1,6 @@
 """`llamita tokenizer train` and `llamita tokenizer encode`."""
 
+import os
 from pathlib import Path
 
 from llamita.cli.console import live_line, narrator, out, print_json
@@ -77,7 +78,7 @@ def encode(file: Path, text: str, *, json: bool = False) -> None:
     json
         Print one JSON object.
     """
-    tokenizer = Run.open(file).tokenizer() if (file / "config.toml").exists() else Tokenizer.load(file)
+    tokenizer = Run.open(file).tokenizer() if os.path.exists(file / "config.toml") else Tokenizer.load(file)
     ids = tokenizer.encode(text)
     tokens, unknown = tokenizer.tokens(ids), tokenizer.unknown(text)
     if json:

@@ -1,5 +1,6 @@
 """`llamita train`, and what `llamita resume` shares with it."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +54,7 @@ def train(
     """
     console = narrator(json)
     target = run or Path("runs") / _default_name(sources)
-    if (target / "config.toml").exists():
+    if os.path.exists(target / "config.toml"):
         raise UsageError(
             f"{target} holds a run already; go on with it: {command_line('resume', target)}, or choose --run"
         )

@@ -5,7 +5,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from llamita.errors import UserError
-from llamita.files import sync_folder
+from llamita.files import make_folder, sync_folder
 from llamita.runs.folder import Run
 
 _FOLDER = "abandoned"
@@ -23,11 +23,12 @@ def set_aside(run: Run, after: int) -> list[Path]:
     try:
         # The newest first: what is left is at any time a run that came as far as its newest checkpoint.
         for _, path in sorted(later, reverse=True):
-            (folder / _FOLDER).mkdir(exist_ok=True)
+            make_folder(folder / _FOLDER)
             moved.append(path.rename(_unused(folder / _FOLDER / path.name)))
         if moved:
-            sync_folder(folder)
+            # First where they came to: a power cut may leave a name in two places, but not in none.
             sync_folder(folder / _FOLDER)
+            sync_folder(folder)
     except OSError as error:
         raise UserError(
             f"{folder}: later checkpoints can't be moved to {_FOLDER}/ ({error}); let it be written"

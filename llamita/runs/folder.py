@@ -16,12 +16,13 @@ import torch
 from llamita import layers
 from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError, command_line
-from llamita.files import append_line, write_text
+from llamita.files import append_line, make_folder, write_text
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.checkpoint import Checkpoint, checkpoints, load_model
 from llamita.text.tokenizer import Tokenizer
 
 _PACKAGES = ("llamita", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
+WHOLE_FILES = ("config.toml", "environment.json", "tokenizer.json")  # those that preparing a run writes
 _ROW_CHARACTERS = 1 << 20  # of a line of metrics.jsonl, which has a few hundred
 _MOST_STEPS = 2**63
 
@@ -40,7 +41,7 @@ class Run:
         if checkpoints(path / "checkpoints"):
             raise UsageError(f"{path} holds checkpoints but no config.toml; remove it or choose another --run")
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
         except OSError as error:
             raise UserError(f"{path}: can't be made ({error.strerror}); choose another --run") from error
         return cls(path)

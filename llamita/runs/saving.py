@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UserError
-from llamita.files import File, sync_folder
+from llamita.files import File, make_folder, sync_folder
 from llamita.runs.checkpoint import FORMAT, META, STATE, WEIGHTS, Checkpoint, checkpoints
 
 # In the order in which the safetensors library lays tensors out.
@@ -44,9 +44,7 @@ def save_checkpoint(
     final = folder / f"step_{meta['step']:08d}"
     aside = folder / f".{final.name}.{os.getpid()}"
     try:
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            sync_folder(folder.parent)
+        make_folder(folder)
         for left in folder.glob(".step_*"):
             shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
@@ -127,6 +125,7 @@ def _remove(path: Path) -> None:
     # First its name, so that no half of it ever passes for a whole one.
     nameless = path.with_name(f".{path.name}.removed")
     path.rename(nameless)
+    sync_folder(path.parent)
     shutil.rmtree(nameless)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from llamita.files import remove_asides, sync_folder, write_text
+from llamita.files import make_folder, remove_asides, sync_folder, write_text
 from llamita.text.holdout import Part, Split, byte_length
 from llamita.text.shard_writer import Encoder, ShardWriter, UnfitError, remove_shards
 
@@ -31,11 +31,11 @@ class ShardJournal:
     def begin(self, split: Split) -> None:
         """Remove what was prepared before, the index before the shards: an old one must never stand over new ones."""
         self.close()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         for name in (JOURNAL, INDEX):
             (self._folder / name).unlink(missing_ok=True)
         sync_folder(self._folder)
-        remove_asides(self._folder)
+        remove_asides(self._folder, JOURNAL, INDEX)
         for part in _PARTS:
             remove_shards(self._folder / part)
         self._writers, self.split = self._new_writers(), split
@@ -54,7 +54,7 @@ class ShardJournal:
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, UnfitError):
             return False
         self._noted_bytes = self.text_bytes
-        remove_asides(self._folder)
+        remove_asides(self._folder, JOURNAL, INDEX)
         return True
 
     def add(self, texts: Sequence[str]) -> None:

@@ -253,7 +253,7 @@ def _mapped(path: Path, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         array = np.load(path, mmap_mode="r") if npy else np.memmap(path, dtype, mode="r")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; prepare the text again") from None
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:  # numpy's parser of headers raises whatever Python's own does
         raise UserError(f"{path} is damaged ({error}); prepare the text again") from error
     if array.shape != (count,) or array.dtype != dtype:
         held = f"{array.size} {array.dtype} numbers instead of {count} {dtype}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from llamita import __version__
 from llamita.config import RunConfig
 from llamita.errors import UserError
 from llamita.files import read_text, remove_asides, write_text
-from llamita.runs.folder import Run, check_contents
+from llamita.runs.folder import WHOLE_FILES, Run, check_contents
 from llamita.runs.lock import writing
 from llamita.text.sources import ReadReport, Source, Stamp, stamp
 from llamita.text.tokenizer import Tokenizer
@@ -38,7 +39,7 @@ def claimed(target: Path) -> Iterator[Run]:
         # It may have become a run just before it was locked.
         run = Run.create(target)
         try:
-            remove_asides(run.path)
+            remove_asides(run.path, _NAME, *WHOLE_FILES)
             yield run
         except OSError as error:
             reason = error.strerror or error
@@ -101,7 +102,7 @@ def load_preparation(folder: Path) -> tuple[Preparation | None, list[str]]:
 
 def is_being_prepared(folder: Path) -> bool:
     """Whether a preparation of somebody's text was begun there and isn't over."""
-    return (folder / _NAME).exists()
+    return os.path.exists(folder / _NAME)
 
 
 def forget_preparation(folder: Path) -> None:

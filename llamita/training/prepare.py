@@ -1,6 +1,7 @@
 """Raw text into a run folder: a tokenizer, token shards and a config in which every field has a value."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def prepare_run(
         raise UsageError("no text to train on; for example: llamita train book.txt")
     with ExitStack() as held:
         # A folder that isn't there yet is made when nothing is left to complain about.
-        run = held.enter_context(claimed(target)) if target.exists() else None
+        run = held.enter_context(claimed(target)) if os.path.exists(target) else None
         before, changes = load_preparation(target)
         text = read_text(data.sources, data.field, progress, before)
         rough_tokens = max(text.report.bytes // _ROUGH_BYTES_PER_TOKEN, 1)

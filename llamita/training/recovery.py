@@ -21,8 +21,7 @@ class Recovery:
     def from_dict(cls, meta: dict[str, Any]) -> "Recovery":
         """The recovery of a meta.json; none yet where it tells of none."""
         told = meta.get("recovery", {})
-        names = {field.name for field in fields(cls)}
-        if not (isinstance(told, dict) and told.keys() <= names and all(map(_is_count, told.values()))):
+        if not (isinstance(told, dict) and all(_fits(*item) for item in told.items())):
             raise UserError(f"meta.json: recovery = {reprlib.repr(told)} is none; use another checkpoint")
         return cls(**told)
 
@@ -52,5 +51,8 @@ class Recovery:
         return Recovery(self.rewinds + 1, max(self.furthest, from_step), to_step)
 
 
-def _is_count(value: object) -> bool:
-    return value is None or (type(value) is int and value >= 0)
+def _fits(name: str, value: object) -> bool:
+    """Whether there is a field of this name that can have this value."""
+    if value is None:
+        return name == "returned_to"
+    return type(value) is int and value >= 0 and name in {field.name for field in fields(Recovery)}

@@ -51,6 +51,13 @@ def story_config(asked: list[Layer]) -> RunConfig:
 def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
     """Tell as many stories as the run's steps read once, and make a run folder of them."""
     draft = story_config(asked)
+    if is_being_prepared(target):
+        raise UsageError(f"{target} holds text that `llamita train` is preparing; choose another --run, or remove it")
+    with claimed(target) as run:
+        return _prepare(run, draft, asked)
+
+
+def _prepare(run: Run, draft: RunConfig, asked: list[Layer]) -> PreparedStories:
     hardware = choose_hardware(draft.training.device, draft.training.precision)
     world, seed = StoryWorld(seed=0), draft.training.seed
     wanted = draft.training.steps * draft.tokens_per_step
@@ -71,11 +78,8 @@ def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
     split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": [STORY_SOURCE]}})
     merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
     config = layers.build(merged)
-    if is_being_prepared(target):
-        raise UsageError(f"{target} holds text that `llamita train` is preparing; choose another --run, or remove it")
-    with claimed(target) as run:
-        tokenizer.save(run.tokenizer_file)
-        corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
-        run.write_environment()
-        run.write_config(config)
+    tokenizer.save(run.tokenizer_file)
+    corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
+    run.write_environment()
+    run.write_config(config)
     return PreparedStories(run, world, tokenizer, corpora, floor(held_out))

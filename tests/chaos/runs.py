@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -107,15 +107,16 @@ def train(run: Run, until: int | None = None) -> None:
             die()
 
 
-def train_poisoned(run: Run, first: int, count: int) -> None:
-    """Train a run in which some batches, as they come without a rewind, have a loss that isn't finite."""
+def train_poisoned(run: Run, bad_steps: Iterable[int]) -> None:
+    """Train a run in which some batches, numbered as they come without a rewind, have a loss that isn't finite."""
     config = run.config()
-    rows, seq_len = config.training.micro_batch_size, config.model.max_seq_len
+    rows, seq_len, micro = config.training.micro_batch_size, config.model.max_seq_len, config.training.accumulation
     corpus = open_corpora(run.data_folder).train
     packing = config.data.packing
     batches = Batches(corpus, rows=rows, seq_len=seq_len, seed=config.training.seed, packing=packing).iterate()
-    seen = range(first * config.training.accumulation, (first + count) * config.training.accumulation)
-    bad = {batch.inputs.tobytes() for batch, _ in islice(batches, seen.start, seen.stop)}
+    numbers = {step * micro + at for step in bad_steps for at in range(micro)}
+    seen = islice(batches, max(numbers) + 1)
+    bad = {batch.inputs.tobytes() for number, (batch, _) in enumerate(seen) if number in numbers}
 
     def loss(model: LLaMaTransformer, batch: DeviceBatch) -> torch.Tensor:
         found = batch_loss(model, batch)

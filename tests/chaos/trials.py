@@ -5,8 +5,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamita.errors import UserError
@@ -55,6 +55,11 @@ def _judged(example: Example, run: Run, injected: int, steps: int, lost: int) ->
     return Harm(injected, injected if whole else 0, steps, lost)
 
 
+def _luck(chance: random.Random) -> random.Random | None:
+    """What decides what a power cut leaves: None for nothing but what was synced."""
+    return chance.choice((None, random.Random(chance.random())))
+
+
 def kills_in_training(example: Example, folder: Path, chance: random.Random) -> Harm:
     """`kill -9` at random moments, several times in a row."""
     run, injected, steps, lost = example.copied(folder), 0, 0, 0
@@ -71,10 +76,10 @@ def kill_in_a_save(example: Example, folder: Path, chance: random.Random) -> Har
     """Death at a call that changes the disk: by a kill, or by a power cut that takes what wasn't synced."""
     run, number = example.copied(folder), chance.randrange(example.calls_of_saves)
     moment: Moment = chance.choice(("before", "after"))
-    death = chance.choice((die, lose_power))
+    death, luck = chance.choice((die, lose_power)), _luck(chance)
 
     def work() -> None:
-        with Disk(number, moment, death, in_background).watched():
+        with Disk(number, moment, death, in_background, run.path, luck).watched():
             train(run)
 
     injected = ended(forked(work)) == -signal.SIGKILL
@@ -83,15 +88,21 @@ def kill_in_a_save(example: Example, folder: Path, chance: random.Random) -> Har
 
 
 def kill_while_preparing(example: Example, folder: Path, chance: random.Random) -> Harm:
-    """Death while the tokenizer is trained, text encoded or the folder written, then the same command again."""
-    number, death = chance.randrange(example.calls_to_prepare), chance.choice((die, lose_power))
+    """Death while the tokenizer is trained, text encoded or the folder written, then the same command again.
+
+    Or just after it: then the run must be there.
+    """
+    number, death, luck = chance.randint(0, example.calls_to_prepare), chance.choice((die, lose_power)), _luck(chance)
 
     def work() -> None:
-        with Disk(number, "before", death).watched():
+        with Disk(number, "before", death, root=folder.parent, chance=luck).watched() as disk:
             prepared(folder, example.name)
+            death(disk)
 
     injected = int(ended(forked(work)) == -signal.SIGKILL)
-    if ended(forked(lambda: prepared(folder, example.name))) != 0 and not (folder / "config.toml").exists():
+    if number < example.calls_to_prepare:
+        ended(forked(lambda: prepared(folder, example.name)))  # refused where the run is finished
+    if not (folder / "config.toml").exists():
         return Harm(injected, 0)
     return _judged(example, Run.open(folder), injected, 0, 0)
 
@@ -166,13 +177,46 @@ def poison(example: Example, folder: Path, chance: random.Random) -> Harm:
     """Batches whose loss isn't finite, some of them in a row, and a kill somewhere: skipped, or gone back from."""
     first, count = chance.randint(1, STEPS - 1), chance.randint(1, 8)
     runs = [example.copied(folder / name) for name in ("whole", "killed")]
-    whole = ended(forked(lambda: train_poisoned(runs[0], first, count))) == 0
-    end = killed(forked(lambda: train_poisoned(runs[1], first, count)), chance.uniform(0, example.seconds))
-    lost, steps = bytes_lost(runs[1]), max(last_step(runs[1]) - newest_step(runs[1]), 0)
-    went_on = ended(forked(lambda: train_poisoned(runs[1], first, count))) == 0
-    same = whole and went_on and checkpoint_bytes(runs[0]) == checkpoint_bytes(runs[1])
-    finite = whole and all(weight.isfinite().all() for weight in runs[0].model("latest").state_dict().values())
-    injected = 1 + (end == -signal.SIGKILL)
+    harm = _poisoned(example, runs, range(first, first + count), chance, 1)
+    return harm if newest_step(runs[0]) == STEPS else replace(harm, survived=0)
+
+
+def rewinds(example: Example, folder: Path, chance: random.Random) -> Harm:
+    """Kills around several rewinds, some of them further back than to the newest of a few checkpoints."""
+    keep_last, bad = chance.randint(1, 2), list[int]()
+    for _ in range(3):
+        first = (bad[-1] if bad else 5) + chance.randint(2, 8)
+        bad += range(first, first + chance.randint(4, 3 + 2 * keep_last))
+    runs = [example.copied(folder / name) for name in ("whole", "killed")]
+    for run in runs:
+        config = run.config()
+        training = replace(config.training, keep_last=keep_last, rewind_after=3, max_rewinds=9)
+        run.write_config(replace(config, training=training))
+    harm = _poisoned(example, runs, bad, chance, chance.randint(1, 3))
+    rewound = [run.incidents_file.read_text(encoding="utf-8").count('"rewound"') for run in runs]
+    return harm if 1 <= rewound[0] <= rewound[1] else replace(harm, survived=0)
+
+
+def _poisoned(example: Example, runs: list[Run], bad: Sequence[int], chance: random.Random, kills: int) -> Harm:
+    """Train two runs with bad batches, one of them killed at moments or at calls that change the disk."""
+    end = ended(forked(lambda: train_poisoned(runs[0], bad)))
+    run, injected, lost, steps = runs[1], 1, 0, 0
+    for _ in range(kills):
+        number, moment = chance.randrange(example.calls_of_saves), chance.choice(("before", "after"))
+
+        def work(disk: Disk = Disk(number, moment, die)) -> None:
+            with disk.watched():
+                train_poisoned(run, bad)
+
+        child = forked(work if chance.random() < 0.5 else lambda: train_poisoned(run, bad))
+        injected += killed(child, chance.uniform(0, example.seconds)) == -signal.SIGKILL
+        lost += bytes_lost(run)
+        steps += max(last_step(run) - newest_step(run), 0)
+    # Where it gave up, it has to do so again.
+    same = ended(forked(lambda: train_poisoned(run, bad))) == end
+    same &= all(end == 0 or (one.path / "diagnosis.json").exists() for one in runs)
+    same &= checkpoint_bytes(runs[0]) == checkpoint_bytes(run)
+    finite = all(weight.isfinite().all() for weight in runs[0].model("latest").state_dict().values())
     return Harm(injected, injected if same and finite and not lost else 0, steps, lost)
 
 
@@ -200,5 +244,6 @@ TRIALS: dict[str, tuple[Trial, int]] = {
     "Ctrl-C twice": (stopped(signal.SIGINT, signal.SIGINT), 30),
     "newest checkpoint cut off, or a bit of it turned": (damaged_checkpoint, 30),
     "batches whose loss isn't finite, and a kill": (poison, 60),
+    "batches whose loss isn't finite, several rewinds, and kills": (rewinds, 40),
     "a second process wants the run": (second_writer, 10),
 }

@@ -75,6 +75,7 @@ class Command:
     """A command by its words, with what it takes by place and by name."""
 
     words: tuple[str, ...]
+    takes_run: bool
     places: tuple[Any, ...]
     options: tuple[Option, ...]
 
@@ -105,7 +106,8 @@ def _command(words: tuple[str, ...], function: Callable[..., Any]) -> Command:
             places.append(list[kind] if parameter.kind is parameter.VAR_POSITIONAL else kind)  # type: ignore[valid-type]
     fixed = {word for word in BOUNDED.get(words, ()) if word.startswith("--")}
     fixed |= {f"--training.{name}" for name in ("seed", "device", "precision", "compile") if fixed}
-    return Command(words, tuple(places), tuple(option for option in options if option.name not in fixed))
+    takes_run = "run" in inspect.signature(function).parameters
+    return Command(words, takes_run, tuple(places), tuple(option for option in options if option.name not in fixed))
 
 
 def _options(name: str, kind: Any) -> list[Option]:

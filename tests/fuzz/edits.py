@@ -1,13 +1,12 @@
-"""Changes to good input: to bytes, to JSON, to TOML, to safetensors headers and to whole folders."""
+"""Changes to good input: to bytes, to numbers in arrays, to JSON, to TOML and to safetensors headers."""
 
+import io
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from hypothesis import strategies as st
 
 NUMBERS: tuple[Any, ...] = (
@@ -35,6 +34,7 @@ TEXTS = (
     ),
     *("\x1b[2J", "[bold]", "%s%n", "{0}", "<|begin_of_text|>", "a.b.c", '"', "'", "\\", "\u202e", "nan", "١٢"),
 )
+VOCAB_SIZE = 320  # of the run that is damaged
 # Stand for what no Python value can: they are replaced in the text of the JSON.
 _DEEP, _LONG = "a list in lists", "a number of many digits"
 _SPELLED = {_DEEP: "[" * 100_000 + "]" * 100_000, _LONG: "9" * 5000}
@@ -92,6 +92,39 @@ def edited(content: bytes, edits: Sequence[ByteEdit]) -> bytes:
             case "repeat":
                 content = content[:at] + content[at:end] * 3 + content[end:]
     return content
+
+
+# The edges of the types that shards have, of the small vocabulary, and of what JSON and C take.
+EDGES = (0, -1, 1, VOCAB_SIZE - 1, VOCAB_SIZE, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, -(2**63), 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class NumberEdit:
+    """A number in the place of some of an array's, as far as its type has room for it."""
+
+    place: float
+    count: int
+    number: int
+
+
+number_edits = st.lists(
+    st.builds(NumberEdit, place=places, count=st.sampled_from([1, 1, 2, 1 << 20]), number=st.sampled_from(EDGES)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def numbers_edited(content: bytes, edits: Sequence[NumberEdit]) -> bytes:
+    """A file of numpy's, or one of nothing but token ids, after edits."""
+    is_npy = content.startswith(b"\x93NUMPY")
+    numbers = np.load(io.BytesIO(content)) if is_npy else np.frombuffer(content, "<u2").copy()
+    for edit in edits:
+        at = int(edit.place * len(numbers))
+        numbers[at : at + edit.count] = np.array([edit.number % 2**64], np.uint64).astype(numbers.dtype)
+    file = io.BytesIO()
+    if is_npy:
+        np.save(file, numbers)
+    return file.getvalue() or numbers.tobytes()
 
 
 @dataclass(frozen=True)
@@ -262,38 +295,3 @@ def lines_edited(text: str, edits: Sequence[LineEdit]) -> bytes:
             case "repeat":
                 lines += lines[at : at + 1]
     return "\n".join(lines).encode(errors="surrogatepass")
-
-
-Deed = Literal["delete", "empty", "folder", "pipe", "link out", "link in", "link to itself", "huge", "swap", "double"]
-deeds = st.sampled_from(
-    ["delete", "empty", "folder", "pipe", "link out", "link in", "link to itself", "huge", "swap", "double"]
-)
-
-
-def done_to(path: Path, other: Path, outside: Path, deed: Deed) -> None:
-    """Do something to a file of a folder; `other` is another one in it, `outside` a file that is none of it."""
-    content = path.read_bytes() if path.is_file() else b""
-    if deed == "double":
-        shutil.copy(path, path.with_name(f"{path.name}\udcff"))
-        return
-    if deed == "swap":
-        path.write_bytes(other.read_bytes())
-        other.write_bytes(content)
-        return
-    path.unlink(missing_ok=True)
-    match deed:
-        case "empty":
-            path.touch()
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "link out":
-            path.symlink_to(outside)
-        case "link in":
-            path.symlink_to(other)
-        case "link to itself":
-            path.symlink_to(path.name)
-        case "huge":
-            path.write_bytes(content)
-            os.truncate(path, 1 << 40)

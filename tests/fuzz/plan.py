@@ -4,11 +4,11 @@ import pytest
 
 SOME = {
     **{"config": 50, "jsonl": 40, "parquet": 30, "text": 20, "tokenizer": 40, "checkpoint": 30},
-    **{"run": 30, "resume": 8, "command line": 40, "prompt": 25},
+    **{"run": 40, "resume": 60, "place": 20, "command line": 40, "prompt": 25},
 }
 MANY = {
     **{"config": 2500, "jsonl": 1500, "parquet": 1000, "text": 500, "tokenizer": 1500, "checkpoint": 1500},
-    **{"run": 1000, "resume": 200, "command line": 1000, "prompt": 700},
+    **{"run": 1000, "resume": 1000, "place": 400, "command line": 1000, "prompt": 700},
 }
 _PARTS = 4  # of the many, so that they can be tried side by side
 

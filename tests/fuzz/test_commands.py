@@ -18,11 +18,11 @@ from llamita.runs.folder import Run
 from tests.fuzz.command_lines import BOUNDED, command_lines, commands
 from tests.fuzz.edits import NUMBERS, TEXTS
 from tests.fuzz.plan import rounds
+from tests.fuzz.run_commands import CHANGING, READING, WITHOUT_RUN
 from tests.fuzz.trial import commanded, contents, tried, works
 from tests.training.tiny_runs import small_config
 
 ROOT = Path(__file__).parents[2]
-CHANGING = {("train",), ("resume",)}
 
 
 @pytest.fixture
@@ -44,16 +44,25 @@ def test_every_command_is_known_here() -> None:
     assert all(command.places or command.options for command in commands())
 
 
+def test_every_command_reads_runs_or_may_change_them_or_takes_none() -> None:
+    words = {command.words for command in commands()}
+    reading = {one for one in words if any(line[: len(one)] == one for line in READING)}
+    assert all(any(line[: len(one)] == one for one in words) for line in READING)
+    assert sorted((*reading, *CHANGING, *WITHOUT_RUN)) == sorted(words)
+    assert not any(command.takes_run for command in commands() if command.words in WITHOUT_RUN)
+
+
 @rounds("command line")
 def test_a_command_line_is_followed_or_refused(number: int, seed: int, tiny_run: Run, workplace: Path) -> None:
     run = workplace / "runs" / "it"
     commands()  # imports everything
 
-    def attempt(words: Sequence[str]) -> bool:
+    def attempt(words: tuple[str, ...]) -> bool:
         before = contents(run)
         outcome = commanded(*words, stdin=b"The river is wide. " * 20)
         if contents(run) != before:
-            assert any(tuple(words[: len(one)]) == one for one in CHANGING)
+            # A demo doesn't replace a run that isn't one.
+            assert words[:1] in CHANGING and words[0] != "demo"
             shutil.rmtree(workplace / "runs")
             shutil.copytree(tiny_run.path, run)
         return outcome.code == 0
@@ -96,6 +105,7 @@ def test_a_prompt_is_followed_or_refused(number: int, seed: int, tiny_run: Run) 
 def test_a_name_too_long_for_any_file_is_refused(name: str, workplace: Path) -> None:
     lines: list[tuple[str, ...]] = [
         *(("train", name, "--run", "new"), ("train", "text.txt", "--run", "new", "--tokenizer", name)),
+        *(("train", "text.txt", "--run", name), ("demo", "--run", name)),
         *(("plan", "--config", name), ("info", name), ("config", "show", "--run", name), ("generate", name)),
         *(("eval", name, "text.txt"), ("eval", "runs/it", name), ("walkthrough", "--html", name), ("resume", name)),
         *(("tokenizer", "train", "text.txt", "--out", name, "--kind", "byte"), ("tokenizer", "encode", name, "x")),

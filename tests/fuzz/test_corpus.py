@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from llamita.runs.folder import Run
+from tests.fuzz.damage import sign
+from tests.fuzz.run_commands import steps
 from tests.fuzz.test_files import read_config, read_source, use_tokenizer
-from tests.fuzz.test_runs import one_step, sign
 from tests.fuzz.trial import commanded, contents, works
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -19,7 +20,7 @@ LIBRARY: dict[str, Callable[[Path], None]] = {
 }
 GENERATE = ("generate", "--max-new-tokens", "2", "--checkpoint", "latest")
 LAYER = ("embeddings", "neighbors", "--token", "the", "--layer", "1", "--run")
-RESUME = ("resume", *one_step(rows=4))
+RESUME = ("resume", *steps(9, rows=4))
 LAST = "checkpoints/step_00000008"
 # Where in a run such a file stands, and what reads it there.
 PLACES: dict[str, list[tuple[str, tuple[tuple[str, ...], ...]]]] = {

@@ -5,18 +5,21 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import hypothesis
+from cyclopts import App
 from hypothesis import HealthCheck, Phase, given
 from hypothesis.strategies import SearchStrategy
+from matplotlib.figure import Figure
 
 from llamita.cli import app
 from llamita.errors import UserError
+from llamita.observatory import plots
 from tests.cli.command_line import Outcome, llamita
 
 SECONDS = 20.0
@@ -78,6 +81,20 @@ def commanded(*arguments: object, stdin: bytes = b"") -> Outcome:
     assert "--debug shows where" not in outcome.err and "Traceback" not in outcome.err, outcome.err
     assert outcome.code == 0 or (outcome.out + outcome.err).strip()
     return outcome
+
+
+@contextmanager
+def cheap() -> Iterator[None]:
+    """Parse a command line that comes again only once, and draw small: both take longer than most commands do."""
+    parse, known = App.parse_args, dict[tuple[str, ...], object]()
+
+    def parsed(self: App, tokens: Sequence[str], **options: Any) -> object:
+        if tuple(tokens) not in known:
+            known[tuple(tokens)] = parse(self, tokens, **options)
+        return known[tuple(tokens)]
+
+    with patch.object(App, "parse_args", parsed), patch.object(plots, "Figure", lambda **_: Figure(figsize=(1, 1))):
+        yield
 
 
 def tried(cases: SearchStrategy[Case], number: int, attempt: Callable[[Case], bool], *, seed: int = 0) -> int:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,19 @@ def calls_of_a_save(folder: Path, there: bool) -> list[str]:
     return disk.calls
 
 
-@pytest.mark.parametrize(("moment", "death"), [("before", die), ("within", die), ("before", lose_power)])
+def lose_some(disk: Disk) -> None:
+    """A power cut that leaves more than was synced, by chance."""
+    disk.chance = random.Random(disk.number)
+    lose_power(disk)
+
+
+DEATHS: list[tuple[Moment, Callable[[Disk], None]]] = [
+    *(("before", die), ("within", die)),
+    *(("before", lose_power), ("before", lose_some), ("within", lose_some)),
+]
+
+
+@pytest.mark.parametrize(("moment", "death"), DEATHS)
 @pytest.mark.parametrize("there", [False, True])
 def test_whenever_a_save_is_killed_the_newest_complete_checkpoint_loads(
     death: Callable[[Disk], None], moment: Moment, there: bool, tmp_path: Path
@@ -73,7 +86,7 @@ def test_whenever_a_save_is_killed_the_newest_complete_checkpoint_loads(
             saved(folder, 2)
 
         def save(number: int = number, folder: Path = folder) -> None:
-            with Disk(number, moment, death).watched():
+            with Disk(number, moment, death, root=folder).watched():
                 saved(folder, 2)
                 prune_checkpoints(folder, keep_last=1)
 
@@ -85,7 +98,9 @@ def test_whenever_a_save_is_killed_the_newest_complete_checkpoint_loads(
         found.add(left[-1].step)
         assert_whole(saved(folder, 3))
         assert not [path for path in folder.iterdir() if path.name.startswith(".")]
-    assert found == ({1 + there} if moment == "within" else {1, 2})
+    expected = {1 + there} if moment == "within" else {1, 2}
+    # A power cut undoes the first of two renames, too.
+    assert found == expected or (there and death is not die and found == {2})
 
 
 def test_what_is_synced_comes_before_the_name(tmp_path: Path) -> None:

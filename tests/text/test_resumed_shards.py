@@ -95,7 +95,7 @@ def kill(folder: Path, number: int, moment: Moment, death: Callable[[Disk], None
     """Prepare in another process that dies at a call; gives how it ended."""
 
     def work() -> None:
-        with Disk(number, moment, death).watched():
+        with Disk(number, moment, death, root=folder.parent).watched():
             prepare(folder, **settings)
 
     return ended(forked(work))

@@ -266,6 +266,13 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
 
 
+def leave_open(path: Path) -> None:
+    """Take the bracket that ends the header away."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"}")] = ord(" ")
+    path.write_bytes(content)
+
+
 def set_version(path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
 
@@ -286,6 +293,7 @@ def set_version(path: Path) -> None:
         ("train/shard_00000.documents.npy", Path.unlink, "is missing"),
         ("train/shard_00000.documents.npy", cut_short, "is damaged"),
         ("train/shard_00000.documents.npy", lambda path: path.write_bytes(b""), "is damaged"),
+        ("train/shard_00000.documents.npy", leave_open, "is damaged"),
         ("validation/shard_00000.documents.npy", lambda path: np.save(path, np.zeros(1)), "holds"),
     ],
 )

@@ -386,8 +386,8 @@ def test_a_spike_in_a_run_is_skipped_whether_it_was_resumed_before_or_not(
 
 
 def test_what_a_checkpoint_says_of_rewinds_is_checked() -> None:
-    for told in ({"x": 1}, {"rewinds": "3"}, [], {"rewinds": -1}):
+    for told in ({"x": 1}, {"rewinds": "3"}, [], {"rewinds": -1}, {"furthest": None}):
         with pytest.raises(UserError, match="recovery"):
             Recovery.from_dict({"recovery": told})
-    assert Recovery.from_dict({}) == Recovery()
+    assert Recovery.from_dict({}) == Recovery.from_dict({"recovery": {"returned_to": None}}) == Recovery()
     assert Recovery.from_dict(Recovery(1, 12, 8).to_dict()) == Recovery(1, 12, 8)

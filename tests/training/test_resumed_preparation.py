@@ -24,7 +24,7 @@ from llamita.text import shards, sources
 from llamita.text.tokenizer import Tokenizer
 from llamita.training import preparation, prepare, stories
 from llamita.training.prepare import Prepared, Progress, prepare_run, read_text
-from tests.faults import Disk, Moment, die, ended, forked
+from tests.faults import Disk, Moment, die, ended, forked, lose_power
 from tests.stopped import moments, stopped_at
 from tests.training.tiny_runs import SMALL
 
@@ -90,7 +90,7 @@ def interrupt(
 
 def content(target: Path) -> dict[str, bytes]:
     """All that a run consists of."""
-    names = {"preparation.json", "journal.json"}
+    names = {"preparation.json", "journal.json", "lock.json"}
     files = [path for path in target.rglob("*") if path.is_file() and path.name not in names]
     return {str(path.relative_to(target)): path.read_bytes() for path in files}
 
@@ -452,6 +452,19 @@ def test_an_unfit_setting_leaves_an_interrupted_preparation_as_it_is(
         prepared(tmp_path / "run", [texts], unfit)
     assert files == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert prepared(tmp_path / "run", [texts]).notices[0] == "going on where preparing stood"
+
+
+def test_a_run_that_was_just_made_survives_a_power_cut(texts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "mine"
+
+    def make() -> None:
+        with Disk(root=tmp_path).watched() as disk:
+            prepared(folder, [texts])
+            lose_power(disk)
+
+    assert ended(forked(make)) < 0
+    prepared(tmp_path / "fresh", [texts])
+    assert content(folder) == content(tmp_path / "fresh")
 
 
 def test_what_changed_is_told_before_anything_is_done_so_that_a_second_interruption_hides_nothing(
