@@ -218,10 +218,11 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, how much at a time, on what, and how often something is looked at or saved.
 
-    After `max_minutes` of one process a run is saved and stops; resuming it goes on. Of its checkpoints the newest
+    After `max_minutes` of one command a run is saved and stops; resuming it goes on. Of its checkpoints the newest
     `keep_last` stay, the best, and those at multiples of `keep_every` steps. A step whose loss or gradient norm is
     `max_z_score` standard deviations above the last ones is skipped; after `rewind_after` skipped in a row the run
     goes back to its last checkpoint, `max_rewinds` times. `deterministic` makes a GPU give the same bits every time.
+    `preflight` is what becomes of a start that can't be learned from.
     """
 
     steps: int = 1000
@@ -232,6 +233,7 @@ class TrainingConfig:
     device: DeviceName = "auto"
     precision: Precision = "auto"
     threads: int = 1
+    preflight: Literal["refuse", "correct", "warn"] = "refuse"
     compile: bool = False
     deterministic: bool = False
     max_z_score: float | None = 6.0

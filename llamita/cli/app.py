@@ -25,6 +25,7 @@ _COMMANDS = {
     "probe": "Measure what a run's vectors know, with every control.",
     "runs": "List runs.",
     "info": "Tell what a run is and how far it came.",
+    "preflight": "Put one batch through a model before its first step.",
     "plan": "Parameters, memory and time of a configuration, without building it.",
     "doctor": "Versions, devices and what this machine can do.",
 }
@@ -38,6 +39,7 @@ _MODULES = {
     "probe": "probe",
     "runs": "show",
     "info": "show",
+    "preflight": "preflight",
     "plan": "show",
     "doctor": "show",
 }

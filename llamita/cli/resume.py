@@ -1,5 +1,6 @@
 """`llamita resume`."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from llamita.cli.settings import Settings
 from llamita.cli.stopping import Stopping, same_command
 from llamita.cli.train import train_session
 from llamita.config import RunConfig
-from llamita.errors import UsageError, UserError, command_line
+from llamita.errors import UsageError, command_line
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
 from llamita.training.hardware import choose_hardware
@@ -31,15 +32,12 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
     json
         Print one JSON object at the end instead of words.
     """
-    console = narrator(json)
+    console, started = narrator(json), time.monotonic()
     with Stopping(console, same_command()) as stopping:
         opened = Run.open(run)
         before = opened.config()
         config = _changed(opened, settings)
-        try:
-            begin = opened.beginning(checkpoint)
-        except UserError as error:
-            raise UsageError(str(error)) from error
+        begin = opened.beginning(checkpoint)
         if begin is not None and begin.step >= config.training.steps:
             from_there = () if checkpoint is None else ("--checkpoint", checkpoint)
             more = "--training.steps", 2 * max(begin.step, config.training.steps)
@@ -51,7 +49,7 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
             if json:
                 print_json(summarize(opened))
             return
-        session = Session(opened, config, begin=checkpoint)
+        session = Session(opened, config, begin=checkpoint, started=started)
         if begin is not None:
             console.print(f"going on from step {begin.step}")
         else:

@@ -12,6 +12,7 @@ from rich.table import Table
 from llamita import __version__, layers
 from llamita.cli.console import count, duration, err, escaped, out, print_json
 from llamita.cli.settings import Settings
+from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
@@ -20,7 +21,7 @@ from llamita.training.hardware import choose_hardware
 from llamita.training.plan import make_plan
 from llamita.training.prepare import known_first, resolve
 
-_ASSUMED_BYTES = 100_000_000
+ASSUMED_BYTES = 100_000_000
 _ROUGH_BYTES_PER_TOKEN = 4
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "pyarrow", "rich", "cyclopts", "matplotlib")
 
@@ -72,7 +73,7 @@ def info(run: Path, *, json: bool = False) -> None:
         out.print(f"{name:14} {value:,}" if isinstance(value, int) else f"{name:14} {value}", markup=False)
 
 
-def plan(*, settings: Settings = Settings(), text_bytes: int = _ASSUMED_BYTES, json: bool = False) -> None:
+def plan(*, settings: Settings = Settings(), text_bytes: int = ASSUMED_BYTES, json: bool = False) -> None:
     """Parameters, memory and time of a configuration on this machine, without building the model.
 
     Parameters
@@ -82,7 +83,7 @@ def plan(*, settings: Settings = Settings(), text_bytes: int = _ASSUMED_BYTES, j
     json
         Print one JSON object.
     """
-    config, _ = _resolved(settings, text_bytes)
+    config, _ = resolved(settings, text_bytes)
     costs = make_plan(config, text_bytes // _ROUGH_BYTES_PER_TOKEN)
     total = sum(costs.parameters.values())
     if json:
@@ -102,7 +103,7 @@ def config_show(
     run: Path | None = None,
     *,
     settings: Settings = Settings(),
-    text_bytes: int = _ASSUMED_BYTES,
+    text_bytes: int = ASSUMED_BYTES,
     json: bool = False,
 ) -> None:
     """Print every setting and where it comes from.
@@ -120,7 +121,7 @@ def config_show(
         opened = Run.open(run)
         config, origin = opened.config(), dict.fromkeys(layers.flat(opened.config()), str(opened.config_file))
     else:
-        config, origin = _resolved(settings, text_bytes)
+        config, origin = resolved(settings, text_bytes)
     rows = layers.flat(config)
     if json:
         print_json({name: {"value": value, "from": origin.get(name, "default")} for name, value in rows.items()})
@@ -158,7 +159,8 @@ def doctor(*, json: bool = False) -> None:
         out.print(f"{name:14} {value}", markup=False)
 
 
-def _resolved(settings: Settings, text_bytes: int) -> tuple[Any, dict[str, str]]:
+def resolved(settings: Settings, text_bytes: int) -> tuple[RunConfig, dict[str, str]]:
+    """The config of a run on so much text, and where each setting comes from."""
     if text_bytes < 1:
         raise UsageError(f"--text-bytes {text_bytes}: give at least 1")
     asked = settings.asked()

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,14 +18,19 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGUSR1] if hasattr(signal
 _OUT_OF_TIME = 75
 _GRACE = 2.0  # seconds that the main thread has to stop by itself
 _NO_MORE = b"\0"
-_PIPES = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")  # what a shell makes of <(...), and names of standard input
 
 
 def same_command() -> str:
     """This process's command line, to be typed again."""
     again = command_line(*sys.argv[1:])
-    piped = any(word == "-" or word.startswith(_PIPES) for word in sys.argv[1:])
-    return f"{again} (with the same text piped in)" if piped else again
+    return f"{again}  # with the same text piped in" if any(map(_is_pipe, sys.argv[1:])) else again
+
+
+def _is_pipe(word: str) -> bool:
+    """Whether a word stands for something that can be read only once."""
+    with suppress(OSError, ValueError):
+        return word in ("-", "/dev/stdin") or stat.S_ISFIFO(os.stat(word).st_mode)
+    return False
 
 
 class Stopping:

@@ -1,7 +1,8 @@
 """`llamita train`, and what `llamita resume` shares with it."""
 
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewou
 from llamita.training.hardware import choose_hardware
 from llamita.training.loop import StepMetrics
 from llamita.training.plan import make_plan
+from llamita.training.preflight import Preflight
 from llamita.training.prepare import Prepared, prepare_run
 from llamita.training.session import Session
 
@@ -52,7 +54,7 @@ def train(
     json
         Print one JSON object at the end instead of words.
     """
-    console = narrator(json)
+    console, started = narrator(json), time.monotonic()
     target = run or Path("runs") / _default_name(sources)
     if os.path.exists(target / "config.toml"):
         raise UsageError(
@@ -72,7 +74,7 @@ def train(
             )
         stopping.go_on = command_line("resume", target)
         _describe_text(prepared, console)
-        train_session(Session(prepared.run), stopping, console, as_json=json)
+        train_session(Session(prepared.run, started=started), stopping, console, as_json=json)
 
 
 def train_session(session: Session, stopping: Stopping, console: Console, *, as_json: bool) -> None:
@@ -119,20 +121,29 @@ def show(event: Event, config: RunConfig, line: Line) -> None:
         line.say(f"step {event.step}: validation loss {result.loss:.4f} nats a token{per_byte}")
     elif isinstance(event, Sampled):
         line.say("  " + " ".join(event.text.split())[:160], style="dim")
-    elif isinstance(event, NotSaved):
-        line.say(f"warning: step {event.step} isn't saved: {event.reason}; going on, and trying again", style="yellow")
-    elif isinstance(event, StepsSkipped):
-        line.say(f"warning: {_skipped(event)}", style="yellow")
-    elif isinstance(event, Rewound):
-        line.say(
-            f"warning: {event.streak} steps in a row were skipped at step {event.from_step}: going back to step "
-            f"{event.to_step}, and on with the data behind them",
-            style="yellow",
-        )
+    elif isinstance(event, Preflight):
+        line.say(f"start: {event.summary()}")
     elif isinstance(event, Abandoned):
         line.say(f"moved to {event.paths[0].parent}: {', '.join(path.name for path in event.paths)}")
     elif isinstance(event, Saved) and event.stopped:
         line.say(f"saved {event.checkpoint.path}")
+    for warning in _warnings(event):
+        line.say(f"warning: {warning}", style="yellow")
+
+
+def _warnings(event: Event) -> Sequence[str]:
+    if isinstance(event, Preflight):
+        return event.problems
+    if isinstance(event, NotSaved):
+        return [f"step {event.step} isn't saved: {event.reason}; going on, and trying again"]
+    if isinstance(event, StepsSkipped):
+        return [_skipped(event)]
+    if isinstance(event, Rewound):
+        return [
+            f"{event.streak} steps in a row were skipped at step {event.from_step}: going back to step "
+            f"{event.to_step}, and on with the data behind them"
+        ]
+    return []
 
 
 def _skipped(event: StepsSkipped) -> str:

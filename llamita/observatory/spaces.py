@@ -21,7 +21,6 @@ Table = Literal["input", "output"]
 # So much text shows most tokens in many contexts; a small model reads it in seconds.
 _STATE_TOKENS = 200_000
 _BATCH_TOKENS = 8192
-_AGAIN = "prepare the text again"
 
 
 def table_vectors(run: Run, table: Table = "input", *, checkpoint: str = "best", center: bool = False) -> Vectors:

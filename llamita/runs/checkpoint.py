@@ -32,6 +32,7 @@ WEIGHTS, STATE, META = "model.safetensors", "state.safetensors", "meta.json"
 _STEP = re.compile(r"step_[0-9]{8,15}")
 _MOST = 2**63
 _META_BYTES = 1 << 20
+_UNSUMMED = "0" * 64
 _STRANGERS = "config.toml and weights are of different models"
 _HEADER_BYTES = 1 << 24  # the names and shapes of far more tensors than a model has
 # A training state is a few numbers for each weight, whatever their types, and random number generators.
@@ -115,10 +116,11 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
     try:
         if not _STEP.fullmatch(path.name) or not file.is_file():
             return None
-        meta = json.loads(read_text(file, _META_BYTES))
+        text = read_text(file, _META_BYTES)
+        meta = json.loads(text)
     except (OSError, ValueError, RecursionError):
         return None
-    return meta if isinstance(meta, dict) and _fits(meta, path.name) else None
+    return meta if isinstance(meta, dict) and _fits(meta, path.name) and _is_own(text, meta["sha256"]) else None
 
 
 def _fits(meta: dict[str, Any], name: str) -> bool:
@@ -132,6 +134,20 @@ def _fits(meta: dict[str, Any], name: str) -> bool:
         and isinstance(sums, dict)
         and all(isinstance(sums.get(file), str) for file in (WEIGHTS, STATE))
     )
+
+
+def meta_text(meta: dict[str, Any], sums: dict[str, str]) -> str:
+    """What meta.json is to hold: the checksums of the other files, and its own, for which it is taken as zeros."""
+    text = json.dumps({**meta, "sha256": {**sums, META: _UNSUMMED}}, indent=2) + "\n"
+    return text.replace(_UNSUMMED, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _is_own(text: str, sums: dict[str, str]) -> bool:
+    """Whether the text of a meta.json is what its own checksum says; early ones have none."""
+    own = sums.get(META)
+    if own is None:
+        return True
+    return isinstance(own, str) and hashlib.sha256(text.replace(own, _UNSUMMED).encode()).hexdigest() == own
 
 
 def _is_count(value: Any) -> bool:

@@ -16,7 +16,7 @@ import torch
 from llamita import layers
 from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError, command_line
-from llamita.files import append_line, make_folder, write_text
+from llamita.files import append_line, make_folder, sync_folder, write_text
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.checkpoint import Checkpoint, checkpoints, load_model
 from llamita.text.tokenizer import Tokenizer
@@ -42,6 +42,7 @@ class Run:
             raise UsageError(f"{path} holds checkpoints but no config.toml; remove it or choose another --run")
         try:
             make_folder(path)
+            sync_folder(path.parent)  # whoever made it before may not have
         except OSError as error:
             raise UserError(f"{path}: can't be made ({error.strerror}); choose another --run") from error
         return cls(path)
@@ -95,8 +96,14 @@ class Run:
         return layers.build(layers.from_file(self.config_file).values)
 
     def write_config(self, config: RunConfig) -> None:
-        """Replace config.toml in one rename."""
-        write_text(self.config_file, layers.to_toml(config))
+        """Replace config.toml in one rename; UserError if it can't be written."""
+        try:
+            write_text(self.config_file, layers.to_toml(config))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"{self.config_file}: can't be written ({reason}); make room there, and try again"
+            ) from error
 
     def write_environment(self) -> None:
         """Note versions, machine and command line in environment.json."""
@@ -125,7 +132,7 @@ class Run:
         return checkpoints(self.checkpoint_folder)
 
     def checkpoint(self, which: str = "best") -> Checkpoint:
-        """The "best" checkpoint by validation loss, the "latest", or the one of a step; UserError if none."""
+        """The "best" checkpoint by validation loss, the "latest", or the one of a step; UserError if there is none."""
         found = self.checkpoints()
         if not found:
             raise UserError(f"{self.path}: no checkpoint yet; start over with: {command_line('resume', self.path)}")
@@ -138,13 +145,21 @@ class Run:
             if str(item.step) == which:
                 return item
         steps = ", ".join(str(item.step) for item in found)
-        raise UserError(f"--checkpoint {which}: not in {self.path}; there are best, latest, initial, {steps}")
+        raise UsageError(f"--checkpoint {which}: not in {self.path}; there are best, latest, initial, {steps}")
 
     def beginning(self, which: str | None = None) -> Checkpoint | None:
-        """The checkpoint that training goes on from, by default the newest; None is the model before its first step."""
-        if which == "initial" or (which is None and not self.checkpoints()):
-            return None
-        return self.checkpoint(which or "latest")
+        """The checkpoint that training goes on from, by default the newest; None is the model before its first step.
+
+        UserError if there is no such one, or if what came last is damaged.
+        """
+        if which is not None:
+            return None if which == "initial" else self.checkpoint(which)
+        found = self.checkpoints()
+        newest = max(self.checkpoint_folder.glob("step_*/model.safetensors"), default=None)
+        if newest is not None and newest.parent not in [item.path for item in found]:
+            instead = found[-1].step if found else "initial"
+            raise UserError(f"{newest.parent}: meta.json is missing or damaged; use --checkpoint {instead}")
+        return found[-1] if found else None
 
     def model(self, which: str = "best", device: str = "cpu") -> LLaMaTransformer:
         """The model of a checkpoint, in evaluation mode; "initial" is the model before its first step."""

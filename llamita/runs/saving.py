@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llamita.errors import UserError
 from llamita.files import File, make_folder, sync_folder
-from llamita.runs.checkpoint import FORMAT, META, STATE, WEIGHTS, Checkpoint, checkpoints
+from llamita.runs.checkpoint import FORMAT, META, STATE, WEIGHTS, Checkpoint, checkpoints, meta_text
 
 # In the order in which the safetensors library lays tensors out.
 _DTYPES = {
@@ -49,13 +49,13 @@ def save_checkpoint(
             shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
         sums = {name: write_tensors(aside / name, part) for name, part in ((WEIGHTS, weights), (STATE, state))}
-        meta = {"format": FORMAT, **meta, "sha256": sums}
+        text = meta_text({"format": FORMAT, **meta}, sums)
         with File(aside / META, "x") as file:
-            file.write((json.dumps(meta, indent=2) + "\n").encode())
+            file.write(text.encode())
             file.sync()
         sync_folder(aside)
         _name(aside, final)
-        return Checkpoint(final, meta)
+        return Checkpoint(final, json.loads(text))
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise UnsavedError(f"{final}: can't be written ({error}); make room, or let it be written") from error

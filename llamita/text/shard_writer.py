@@ -17,6 +17,7 @@ import numpy.typing as npt
 from llamita.errors import UserError
 from llamita.files import File, sync_folder, whole_file
 
+AGAIN = "prepare the text again as another --run and copy its data folder here"
 _START = np.dtype("<i8")
 _BLOCK = 2**24  # bytes hashed at a time
 
@@ -78,7 +79,7 @@ def map_shard(
     tokens = _mapped(tokens_path, record["tokens"], token_dtype(vocab_size))
     starts = _mapped(starts_path, record["documents"], _START)
     if starts.size and (starts[0] != 0 or starts[-1] >= tokens.size or (starts[1:] <= starts[:-1]).any()):
-        raise UserError(f"{starts_path} is damaged (documents start out of order); prepare the text again")
+        raise UserError(f"{starts_path} is damaged (documents start out of order); {AGAIN}")
     return tokens, starts
 
 
@@ -252,10 +253,10 @@ def _mapped(path: Path, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         npy = path.suffix == ".npy"
         array = np.load(path, mmap_mode="r") if npy else np.memmap(path, dtype, mode="r")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; prepare the text again") from None
+        raise UserError(f"{path} is missing; {AGAIN}") from None
     except Exception as error:  # numpy's parser of headers raises whatever Python's own does
-        raise UserError(f"{path} is damaged ({error}); prepare the text again") from error
+        raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
     if array.shape != (count,) or array.dtype != dtype:
         held = f"{array.size} {array.dtype} numbers instead of {count} {dtype}"
-        raise UserError(f"{path} holds {held}; prepare the text again")
+        raise UserError(f"{path} holds {held}; {AGAIN}")
     return np.asarray(array)  # indexing a plain array costs several times less than indexing np.memmap

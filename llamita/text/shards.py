@@ -22,7 +22,7 @@ from llamita.errors import UserError
 from llamita.files import read_text, write_text
 from llamita.text.holdout import SplitKind, choose_split
 from llamita.text.shard_journal import INDEX, JOURNAL, ShardJournal
-from llamita.text.shard_writer import Encoder, map_shard, token_dtype
+from llamita.text.shard_writer import AGAIN, Encoder, map_shard, token_dtype
 
 FORMAT_VERSION = 1
 GROUP_CHARACTERS = 2**20  # text given to the encoder in one call, so that its threads have work
@@ -84,7 +84,7 @@ class Corpus:
         if (highest := tokens.max(initial=0)) >= self.vocab_size:
             raise UserError(
                 f"the prepared text holds token id {highest}, its vocabulary has {self.vocab_size}: its shards are "
-                "damaged; prepare the text again"
+                f"damaged; {AGAIN}"
             )
         return tokens
 
@@ -219,7 +219,7 @@ def open_corpora(folder: Path, encoder: Encoder | None = None) -> Corpora:
     try:
         index = json.loads(read_text(path, _INDEX_BYTES))
         if (version := index["version"]) != FORMAT_VERSION:
-            raise UserError(f"{path} has version {version!r}, not {FORMAT_VERSION}; prepare the text again")
+            raise UserError(f"{path} has version {version!r}, not {FORMAT_VERSION}; {AGAIN}")
         for name, value in _facts(encoder).items():
             if index[name] != value:
                 raise UserError(
@@ -233,20 +233,24 @@ def open_corpora(folder: Path, encoder: Encoder | None = None) -> Corpora:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: no text was prepared there to its end; prepare it") from None
+        raise UserError(f"{path} is missing: no text was prepared there to its end; {AGAIN}") from None
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); prepare the text again") from error
+        raise UserError(f"{path} is damaged ({error!r}); {AGAIN}") from error
 
 
 def _facts(encoder: Encoder | None) -> dict[str, object]:
     """What an index must say of the tokenizer."""
-    return {} if encoder is None else {"fingerprint": encoder.fingerprint, "vocab_size": encoder.get_vocab_size()}
+    if encoder is None:
+        return {}
+    return {"fingerprint": encoder.fingerprint, "vocab_size": encoder.get_vocab_size(), "bos_id": encoder.bos_id}
 
 
 def _open_corpus(folder: Path, index: dict[str, Any], record: dict[str, Any]) -> Corpus:
     mapped = [map_shard(folder, at, shard, index["vocab_size"]) for at, shard in enumerate(record["shards"])]
     about = {key: index[key] for key in ("vocab_size", "bos_id", "fingerprint")}
     about |= {key: record[key] for key in ("text_bytes", "token_hash")}
+    if type(about["text_bytes"]) is not int or not 0 <= about["text_bytes"] < 2**63:
+        raise ValueError("text_bytes is no number of bytes")
     return Corpus(tuple(tokens for tokens, _ in mapped), tuple(starts for _, starts in mapped), **about)
 
 

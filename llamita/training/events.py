@@ -7,6 +7,7 @@ from llamita.runs.checkpoint import Checkpoint
 from llamita.training.evaluate import Evaluation
 from llamita.training.guard import Skipped
 from llamita.training.loop import StepMetrics
+from llamita.training.preflight import Preflight
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +74,4 @@ class Abandoned:
     paths: tuple[Path, ...]
 
 
-Event = StepMetrics | Evaluated | Sampled | Saved | NotSaved | StepsSkipped | Rewound | Abandoned
+Event = StepMetrics | Evaluated | Sampled | Saved | NotSaved | StepsSkipped | Rewound | Abandoned | Preflight

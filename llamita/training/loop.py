@@ -17,6 +17,7 @@ from llamita.text.shards import Corpus
 from llamita.training.evaluate import DeviceBatch, batch_loss, to_device
 from llamita.training.guard import Guard, Skipped, reason
 from llamita.training.hardware import autocast
+from llamita.training.optimizer import check_tie
 from llamita.training.schedule import lr_multiplier
 from llamita.training.state import TrainState
 
@@ -109,8 +110,9 @@ def train(
     """Train from `state` to config.training.steps; gives the state after each step, metrics every log_every.
 
     `batches` yields micro-batches. Leaving the iterator between two steps is always safe; sending it True gives
-    the metrics since the last report first.
+    the metrics since the last report first. UserError for a tie that is broken.
     """
+    check_tie(model, optimizer)
     model.train()
     model.embeddings.grad_scale = config.optimizer.input_grad_scale
     device = model.embeddings.weight.device

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from llamita.config import OptimizerConfig
+from llamita.errors import UserError
 from llamita.model.transformer import LLaMaTransformer
 
 # The standard deviation at which a table learns at exactly `table_lr_ratio` times the matrices' rate.
@@ -23,6 +24,29 @@ def parameters_by_kind(model: LLaMaTransformer) -> dict[str, list[nn.Parameter]]
         else:
             kinds["gains"].append(parameter)
     return kinds
+
+
+def check_tie(model: LLaMaTransformer, optimizer: torch.optim.Optimizer) -> None:
+    """UserError unless tables are one or two as the config says, and the optimizer has each once and undecayed."""
+    table, head, tied = model.embeddings.weight, model.lm_head, model.config.tie_embeddings
+    remedy = "set model.tie_embeddings, and leave it to the model"
+    if tied and head is not None:
+        raise UserError(
+            f"the tie is broken: model.lm_head is a table of its own, though tie_embeddings is on; {remedy}"
+        )
+    if not tied and (head is None or head.weight.data_ptr() == table.data_ptr()):
+        raise UserError(f"the tie is none of the config's: one table has both roles, though it is off; {remedy}")
+    listed = [(weight, group) for group in optimizer.param_groups for weight in group["params"]]
+    for name, weight in model.named_parameters():
+        groups = [group for other, group in listed if other.data_ptr() == weight.data_ptr()]
+        if len(groups) != 1:
+            raise UserError(
+                f"the optimizer has {name} {len(groups)} times: list each weight once, as build_optimizer does"
+            )
+        if name in ("embeddings.weight", "lm_head.weight") and groups[0].get("weight_decay"):
+            raise UserError(
+                f"the optimizer decays {name}: rare rows would shrink between their occurrences; set it to 0"
+            )
 
 
 def build_optimizer(model: LLaMaTransformer, config: OptimizerConfig) -> torch.optim.AdamW:

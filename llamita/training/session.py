@@ -1,20 +1,18 @@
 """A run from its folder: train from the newest checkpoint on, evaluate, sample, save, and go back where it must."""
 
 import contextlib
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import torch
 
 from llamita.config import RunConfig
 from llamita.errors import UserError, command_line
-from llamita.files import write_text
+from llamita.files import remove_asides, write_text
 from llamita.generation.engine import generate
 from llamita.generation.sampling import Sampling
 from llamita.runs.abandon import set_aside
@@ -22,17 +20,18 @@ from llamita.runs.checkpoint import Checkpoint, check_shape, load_state, load_we
 from llamita.runs.folder import Run, initial_model
 from llamita.runs.lock import writing
 from llamita.runs.saving import Saver
-from llamita.text.shards import Corpora, open_corpora
-from llamita.text.tokenizer import Tokenizer
+from llamita.text.batches import Position
+from llamita.text.shards import open_corpora
 from llamita.training.compiling import loss_function
-from llamita.training.diagnosis import diagnose
 from llamita.training.evaluate import evaluate, to_device
 from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
+from llamita.training.giving_up import give_up
 from llamita.training.guard import Guard
 from llamita.training.incidents import documents_of, excerpts, note_incident
 from llamita.training.loop import LossFunction, StepMetrics, batches_of, train
 from llamita.training.metrics_log import MetricsLog
 from llamita.training.optimizer import build_optimizer
+from llamita.training.preflight import Preflight, sound_start
 from llamita.training.recovery import Recovery
 from llamita.training.state import TrainState, restore_state, state_tensors
 
@@ -41,16 +40,20 @@ class Session:
     """A run's model, optimizer and data in memory, at the newest checkpoint or at the start.
 
     `config` stands for the run's own where it was changed on resuming. `begin`: a step, "best" or "initial" to go on
-    from instead; later checkpoints move to checkpoints/abandoned when training begins.
+    from instead; later checkpoints move to checkpoints/abandoned when training begins. `started`: by time.monotonic(),
+    where `training.max_minutes` count from something earlier.
     """
 
-    def __init__(self, run: Run, config: RunConfig | None = None, *, begin: str | None = None) -> None:
+    def __init__(
+        self, run: Run, config: RunConfig | None = None, *, begin: str | None = None, started: float | None = None
+    ) -> None:
         self.run = run
         self.config: RunConfig = config or run.config()
         training = self.config.training
-        self._deadline = math.inf if training.max_minutes is None else time.monotonic() + 60 * training.max_minutes
-        self.tokenizer: Tokenizer = run.tokenizer()
-        self.corpora: Corpora = open_corpora(run.data_folder, self.tokenizer)
+        minutes = math.inf if training.max_minutes is None else training.max_minutes
+        self._deadline = (time.monotonic() if started is None else started) + 60 * minutes
+        self.tokenizer = run.tokenizer()
+        self.corpora = open_corpora(run.data_folder, self.tokenizer)
         torch.set_num_threads(training.threads)
         if training.deterministic:
             # Read when CUDA starts: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
@@ -60,14 +63,21 @@ class Session:
         found = run.beginning(begin)
         if found is not None:
             check_shape(found, self.config.model)
-        self.model = initial_model(self.config).to(training.device)
+        self._batches = batches_of(self.corpora.train, self.config)
+        self._start: Preflight | None = None
+        if found is None:
+            first = to_device(self._batches.batch(Position())[0], torch.device(training.device))
+            self.config, self.model, self._start = sound_start(self.config, first)
+        else:
+            self.model = initial_model(self.config).to(training.device)
         self.optimizer = build_optimizer(self.model, self.config.optimizer)
         self.guard = Guard(self.model.embeddings.weight.device, training.max_z_score)
         self.state, self._recovery = TrainState(), Recovery()
         if found is not None:
             self._restore(found)
+            self._batches.batch(self.state.position)  # damaged tokens are told before anything changes
         self._abandon_after = None if begin is None else -1 if found is None else found.step
-        self._batches = batches_of(self.corpora.train, self.config)
+        self._seen = self._newest_step()
         self._saver = Saver(run.checkpoint_folder, training.keep_last, training.keep_every)
         self._best = self._best_saved()
         self._saving, self._owed = 0, False
@@ -82,24 +92,36 @@ class Session:
         run or has gone on with it meanwhile.
         """
         with writing(self.run.path):
-            if self._abandon_after is not None and (moved := set_aside(self.run, after=self._abandon_after)):
-                yield Abandoned(tuple(moved))
-            newest = max((item.step for item in self.run.checkpoints()), default=0)
-            if newest > self.state.step:
+            newest = self._newest_step()
+            if newest > max(self._seen, self.state.step):
                 raise UserError(f"{self.run.path} has gone on to step {newest} meanwhile; resume it again")
+            remove_asides(self.run.path, "config.toml", "metrics.jsonl", "diagnosis.json")
             if self.config != self.run.config():
                 self.run.write_config(self.config)
+            yield from self._abandon()
             # A kill may have come before that.
             self._saver.prune()
             try:
                 yield from self._train(should_stop)
-            except (Exception, GeneratorExit, KeyboardInterrupt):
+            except BaseException:
+                # Whoever is next may write as soon as the lock is free.
                 self._saver.outcome(wait=True)
                 raise
+
+    def _newest_step(self) -> int:
+        return max((item.step for item in self.run.checkpoints()), default=0)
+
+    def _abandon(self) -> Iterator[Event]:
+        """Set the checkpoints behind the one that was asked for aside."""
+        if self._abandon_after is not None and (moved := set_aside(self.run, after=self._abandon_after)):
+            yield Abandoned(tuple(moved))
+        self._abandon_after, self._best = None, self._best_saved()
 
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         # A run that starts over measures itself at step 0 again.
         self._metrics.forget_after(self.state.step or -1)
+        if self._start is not None:
+            yield self._start
         if self.state.step == 0:
             yield from self._evaluate()
         loss = loss_function(self.config.training)
@@ -249,7 +271,7 @@ class Session:
         found = self.run.checkpoints()
         targets = recovery.targets(found, here.step - metrics.streak)
         if recovery.rewinds >= self.config.training.max_rewinds or not self._went_back(found, targets):
-            raise self._given_up(metrics, recovery)
+            raise give_up(self.run, self.model, self.config, self._batches, metrics, recovery.rewinds)
         target = self.state.step
         # Nothing hangs on it: should they stay, the run comes to the same point again.
         with contextlib.suppress(UserError):
@@ -272,21 +294,3 @@ class Session:
                 self._restore(next(item for item in found if item.step == target))
                 return True
         return False
-
-    def _given_up(self, metrics: StepMetrics, recovery: Recovery) -> UserError:
-        position, device = metrics.skipped[-1].position, self.model.embeddings.weight.device
-        batches = islice(self._batches.iterate(position), self.config.training.accumulation)
-        found = [diagnose(self.model, to_device(batch, device), self.config, metrics.lr) for batch, _ in batches]
-        diagnosis = next((one for one in found if one.loss is None), found[0])
-        documents = documents_of(self._batches, position, self.config.training.accumulation)
-        told = {"step": self.state.step, "documents": documents, **asdict(diagnosis)}
-        file = self.run.path / "diagnosis.json"
-        with contextlib.suppress(OSError):
-            write_text(file, json.dumps(told, indent=2) + "\n")
-        note_incident(self.run, {"kind": "gave up", "step": self.state.step, "rewinds": recovery.rewinds})
-        return UserError(
-            f"{self.run.path}: {metrics.streak} steps in a row were skipped at step {self.state.step} "
-            f"(the last one: {metrics.skipped[-1].reason}), after {recovery.rewinds} rewinds; {diagnosis.summary()}. "
-            f"Layer by layer: {file}. A lower learning rate often helps: "
-            + command_line("resume", self.run.path, "--optimizer.lr", f"{self.config.optimizer.lr / 3:.1e}")
-        )

@@ -24,6 +24,7 @@ from llamita.text.batches import Batches
 from llamita.text.shards import open_corpora
 from llamita.training import session
 from llamita.training.evaluate import DeviceBatch, batch_loss
+from llamita.training.events import Saved
 from llamita.training.loop import StepMetrics
 from llamita.training.session import Session
 from tests.faults import Disk, die, ended, forked, in_background
@@ -100,11 +101,41 @@ def _counted(folder: Path, work: Callable[[], object], counts: Callable[[], bool
 
 
 def train(run: Run, until: int | None = None) -> None:
-    """Train a run to its end from where it stands, as a new process does, or die after a step."""
+    """Train a run to its end from where it stands, as a new process does, or die after a step.
+
+    What it tells of is noted beside the run's folder, where no fault reaches.
+    """
     torch.set_num_threads(1)
-    for event in Session(run).events():
-        if isinstance(event, StepMetrics) and event.step == until:
-            die()
+    with open(_told(run), "w", encoding="utf-8") as told:
+        for event in Session(run).events():
+            if isinstance(event, StepMetrics | Saved):
+                kind, step = (
+                    ("step", event.step) if isinstance(event, StepMetrics) else ("saved", event.checkpoint.step)
+                )
+                told.write(f"{kind} {step}\n")
+                told.flush()
+            if isinstance(event, StepMetrics) and event.step == until:
+                die()
+
+
+def _told(run: Run) -> Path:
+    return run.path.with_name(f"{run.name}.told")
+
+
+def taken_back(run: Run) -> tuple[int, bool]:
+    """Steps that a killed process had told of and that must be taken again; and whether all is there that was saved."""
+    newest = newest_step(run)
+    lost = newest < _last_told(run, "saved")
+    steps = max(_last_told(run, "step") - newest, 0)
+    _told(run).unlink(missing_ok=True)
+    return steps, not lost
+
+
+def _last_told(run: Run, kind: str) -> int:
+    if not _told(run).exists():
+        return 0
+    lines = [line.split() for line in _told(run).read_text(encoding="utf-8").splitlines()]
+    return next((int(line[1]) for line in reversed(lines) if line[0] == kind), 0)
 
 
 def train_poisoned(run: Run, bad_steps: Iterable[int]) -> None:

@@ -1,6 +1,7 @@
 """The report on injected faults: a small part of it, and what it says when a run is lost."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,20 @@ def test_the_same_bytes_are_what_survival_means(tmp_path: Path) -> None:
     other = runs.Example("char", run, {"model.safetensors": b""}, 1.0, 1, 1)
     harm = trials.full_disk(other, tmp_path / "copy", random.Random(0))
     assert (harm.injected, harm.survived) == (1, 0)
+
+
+def test_a_checkpoint_that_was_told_of_and_is_gone_is_no_survival(tmp_path: Path) -> None:
+    whole = runs.example(tmp_path / "example", "char")
+    run = whole.copied(tmp_path / "copy")
+    runs.train(run)
+    assert runs.taken_back(run) == (0, True)
+    runs.train(whole.copied(tmp_path / "other"))
+    other = Run(tmp_path / "other")
+    shutil.rmtree(other.checkpoints()[-1].path)
+    assert runs.taken_back(other) == (runs.STEPS - other.checkpoints()[-1].step, False)
+
+
+def test_the_page_tells_of_every_fault() -> None:
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in chaos.PAGE.read_text(encoding="utf-8").splitlines()]
+    begin = rows.index("injected fault")
+    assert rows[begin + 2 : begin + 2 + len(TRIALS)] == list(TRIALS)

@@ -20,6 +20,7 @@ from tests.chaos.runs import (
     newest_step,
     prepared,
     resume,
+    taken_back,
     train,
     train_poisoned,
 )
@@ -62,14 +63,16 @@ def _luck(chance: random.Random) -> random.Random | None:
 
 def kills_in_training(example: Example, folder: Path, chance: random.Random) -> Harm:
     """`kill -9` at random moments, several times in a row."""
-    run, injected, steps, lost = example.copied(folder), 0, 0, 0
+    run, injected, steps, lost, kept = example.copied(folder), 0, 0, 0, True
     for _ in range(chance.randint(1, MOST_KILLS)):
         child = forked(lambda: train(run))
         end = killed(child, chance.uniform(0, example.seconds))
         injected += end == -signal.SIGKILL
         lost += bytes_lost(run)
-        steps += max(last_step(run) - newest_step(run), 0)
-    return _judged(example, run, injected, steps, lost)
+        again, all_there = taken_back(run)
+        steps, kept = steps + again, kept and all_there
+    harm = _judged(example, run, injected, steps, lost)
+    return harm if kept else replace(harm, survived=0)
 
 
 def kill_in_a_save(example: Example, folder: Path, chance: random.Random) -> Harm:
@@ -83,8 +86,9 @@ def kill_in_a_save(example: Example, folder: Path, chance: random.Random) -> Har
             train(run)
 
     injected = ended(forked(work)) == -signal.SIGKILL
-    lost, steps = bytes_lost(run), max(last_step(run) - newest_step(run), 0)
-    return _judged(example, run, int(injected), steps, lost)
+    lost, (steps, kept) = bytes_lost(run), taken_back(run)
+    harm = _judged(example, run, int(injected), steps, lost)
+    return harm if kept else replace(harm, survived=0)
 
 
 def kill_while_preparing(example: Example, folder: Path, chance: random.Random) -> Harm:
@@ -158,7 +162,7 @@ def damaged_checkpoint(example: Example, folder: Path, chance: random.Random) ->
     last = chance.randint(STEPS // 2, STEPS - 1)
     assert ended(forked(lambda: train(run, until=last))) == -signal.SIGKILL
     found = run.checkpoints()
-    file = found[-1].path / chance.choice(("model.safetensors", "state.safetensors"))
+    file = found[-1].path / chance.choice(("model.safetensors", "state.safetensors", "meta.json"))
     content = bytearray(file.read_bytes())
     if chance.random() < 0.5:
         del content[chance.randrange(len(content)) :]

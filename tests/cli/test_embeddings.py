@@ -130,7 +130,7 @@ def test_a_direction_from_pairs_or_lists_is_tested_and_shown(tiny_run: Run, tmp_
         (("neighbors", "the", "--layer", "9"), 2, "--layer 9: this model has layers 0"),
         (("neighbors", "dog", "--context", "the cat"), 1, "'dog' isn't in the context"),
         (("neighbors", "the", "--context", "the cat", "--table", "output"), 2, "give --layer instead of --table"),
-        (("neighbors", "the", "--checkpoint", "77"), 1, "there are best, latest, initial"),
+        (("neighbors", "the", "--checkpoint", "77"), 2, "there are best, latest, initial"),
         (("odd-one-out", "the"), 1, "1 words: give at least 3"),
         (("export", "vectors.npz"), 2, "vectors are written as .txt, .vec, .bin"),
         (("map", "the", "a"), 2, "2 words: a map needs at least 3"),

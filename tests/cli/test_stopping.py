@@ -325,7 +325,10 @@ def test_evaluating_leaves_nothing_behind(
     assert told.code == 143 and len(left) == 1 and not left[0].exists()
 
 
-@pytest.mark.parametrize("source", ["-", "/dev/fd/63"])
-def test_what_was_piped_in_must_be_piped_in_again(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["llamita", "train", source])
-    assert same_command() == f"llamita train {source} (with the same text piped in)"
+def test_what_was_piped_in_must_be_piped_in_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, plain = tmp_path / "pipe", tmp_path / "plain"
+    os.mkfifo(pipe)
+    plain.touch()
+    for source, told in (("-", True), (pipe, True), (plain, False), ("no\0thing", False)):
+        monkeypatch.setattr(sys, "argv", ["llamita", "train", str(source)])
+        assert same_command().endswith("  # with the same text piped in") == told

@@ -2,8 +2,6 @@
 
 import io
 import json
-import re
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -12,11 +10,9 @@ import pytest
 import torch
 
 from llamita.runs.folder import Run
-from llamita.runs.lock import writing
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.session import Session
 from tests.cli.command_line import TINY, llamita
-from tests.training.tiny_runs import checkpoint_bytes
 
 SUMMARY = {
     *("run", "step", "steps", "parameters", "vocab_size", "n_embd", "tokens", "val_loss", "bits_per_byte"),
@@ -182,84 +178,6 @@ def test_how_often_to_look_may_change(copied_run: Run) -> None:
     assert told.code == 0, told.err
     assert [row["step"] for row in copied_run.metrics() if "val_loss" in row][-3:] == [9, 10, 11]
     assert [found.step for found in copied_run.checkpoints()][-3:] == [9, 10, 11]
-
-
-def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_without_it(tiny_run: Run, copied_run: Run) -> None:
-    newest = copied_run.checkpoints()[-1].path
-    weights = newest / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    refused = llamita("resume", copied_run.path, "--training.steps", 12)
-    assert refused.code == 1
-    assert str(weights) in refused.err
-    assert "--checkpoint 4" in refused.err
-    told = llamita("resume", copied_run.path, "--checkpoint", 4)
-    assert told.code == 0, told.err
-    aside = copied_run.checkpoint_folder / "abandoned"
-    assert f"moved to {aside}: step_00000008\n" in told.out
-    assert "going on from step 4" in told.out
-    assert (aside / "step_00000008" / "model.safetensors").stat().st_size == 100
-    assert checkpoint_bytes(copied_run) == checkpoint_bytes(tiny_run)
-    assert figures(copied_run) == figures(tiny_run)
-
-
-@pytest.mark.parametrize("which", ["initial", "best"])
-def test_a_run_goes_on_from_the_checkpoint_of_choice(which: str, tiny_run: Run, copied_run: Run) -> None:
-    (copied_run.checkpoint_folder / "step_00000006").mkdir()
-    settings = ("--training.steps", 16) if which == "best" else ()
-    told = llamita("resume", copied_run.path, "--checkpoint", which, *settings)
-    assert told.code == 0, told.err
-    if which == "best":
-        assert "going on from step 8" in told.out and "moved" not in told.out
-        assert copied_run.checkpoints()[-1].step == 16
-    else:
-        assert f"{copied_run.path} is starting over" in told.out
-        assert "step_00000004, step_00000006, step_00000008" in told.out
-        assert checkpoint_bytes(copied_run) == checkpoint_bytes(tiny_run)
-        assert figures(copied_run) == figures(tiny_run)
-
-
-def test_a_checkpoint_that_is_not_there_changes_nothing(copied_run: Run) -> None:
-    refused = llamita("resume", copied_run.path, "--checkpoint", 5)
-    assert (refused.code, refused.out) == (2, "")
-    assert "--checkpoint 5" in refused.err and "initial, 4, 8" in refused.err
-    assert [found.step for found in copied_run.checkpoints()] == [4, 8]
-
-
-def test_no_checkpoint_is_set_aside_for_a_damaged_one(copied_run: Run) -> None:
-    state = copied_run.checkpoints()[0].path / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-1] + b"?")
-    refused = llamita("resume", copied_run.path, "--checkpoint", 4)
-    assert refused.code == 1
-    assert str(state) in refused.err
-    assert [found.step for found in copied_run.checkpoints()] == [4, 8]
-
-
-def test_no_checkpoint_is_set_aside_for_a_run_that_cannot_begin(copied_run: Run) -> None:
-    shard = copied_run.data_folder / "train" / "shard_00000.bin"
-    content = shard.read_bytes()
-    shard.write_bytes(content[:-1])
-    refused = llamita("resume", copied_run.path, "--checkpoint", 4)
-    assert refused.code == 1 and "prepare the text again" in refused.err
-    assert [found.step for found in copied_run.checkpoints()] == [4, 8]
-    shard.write_bytes(b"\xff" * len(content))
-    refused = llamita("resume", copied_run.path, "--checkpoint", 4)
-    assert refused.code == 1 and "holds token id 65535" in refused.err
-
-
-def test_a_finished_run_says_how_to_get_more_of_the_same(copied_run: Run) -> None:
-    told = llamita("resume", copied_run.path, "--checkpoint", "latest", "--training.steps", 8)
-    assert told.code == 0
-    (command,) = re.findall("For more: llamita (.*)", told.out)
-    assert shlex.split(command) == [
-        *("resume", str(copied_run.path), "--checkpoint", "latest", "--training.steps", "16")
-    ]
-
-
-def test_no_checkpoint_is_set_aside_under_another_writer(copied_run: Run) -> None:
-    with writing(copied_run.path):
-        refused = llamita("resume", copied_run.path, "--checkpoint", 4)
-    assert refused.code == 1 and "is being written by" in refused.err
-    assert [found.step for found in copied_run.checkpoints()] == [4, 8]
 
 
 def test_warnings_come_with_a_way_out(tiny_text: Path, tmp_path: Path) -> None:

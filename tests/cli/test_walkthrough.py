@@ -171,7 +171,7 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_checkpoint_of_a_run_is_named(tiny_run: Run) -> None:
     shown = llamita("walkthrough", "--run", tiny_run.path, "--checkpoint", 5)
-    assert shown.code == 1 and "--checkpoint 5" in shown.err
+    assert shown.code == 2 and "--checkpoint 5" in shown.err
 
 
 @pytest.mark.parametrize("text", ["--json", "-x", "[1, 2]", "", "   ", "none"])

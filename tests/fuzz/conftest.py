@@ -13,6 +13,7 @@ from llamita.text.shards import write_shards
 from llamita.text.sources import find, read
 from llamita.training.recovery import Recovery
 from tests.fuzz.edits import VOCAB_SIZE
+from tests.signed import write_meta
 from tests.training.tiny_runs import small_run, trained
 
 _MORE = 6 << 30  # bytes of address space beyond what the process has when a test begins
@@ -51,7 +52,7 @@ def many_parts(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     trained(run)
     for item in run.checkpoints():
         meta = {**item.meta, "recovery": asdict(Recovery(rewinds=1, furthest=12, returned_to=4))}
-        (item.path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        write_meta(item.path, meta)
     run.append_incident({"kind": "rewound", "from_step": 12, "to_step": 4, "streak": 2})
     return run
 

@@ -29,6 +29,7 @@ from tests.fuzz.edits import (
     places,
     with_header,
 )
+from tests.signed import write_meta
 
 Deed = Literal[
     "delete", "empty", "folder", "pipe", "socket", "link out", "link in", "link to itself", "huge", "swap", "double"
@@ -53,7 +54,7 @@ damages = st.one_of(
     st.builds(Damage, name=st.just("*"), which=places, work=byte_edits),
     st.builds(Damage, name=st.just("config.toml"), which=st.just(0.0), work=line_edits),
     st.builds(Damage, name=st.just("*.json*"), which=places, work=json_edits),
-    st.builds(Damage, name=st.just("meta.json"), which=places, work=json_edits),
+    st.builds(Damage, name=st.just("meta.json"), which=places, work=json_edits, signed=st.booleans()),
     st.builds(Damage, name=st.just("*.safetensors"), which=places, work=json_edits, signed=st.booleans()),
     st.builds(Damage, name=st.just("*.safetensors"), which=places, work=byte_edits, signed=st.just(True)),
     st.builds(Damage, name=SHARDS, which=places, work=byte_edits),
@@ -140,7 +141,7 @@ def sign(checkpoint: Path) -> None:
     found = json.loads(meta.read_bytes())
     for path in files:
         found["sha256"][path.name] = sha256(path.read_bytes()).hexdigest()
-    meta.write_text(json.dumps(found), encoding="utf-8")
+    write_meta(checkpoint, found)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ def fresh(run: Run, folder: Path, packed: bool) -> None:
         )
 
 
+BEGUN = ("going on from", "starting over")
+
+
 @rounds("run")
 def test_a_run_is_used_or_refused_and_never_changed_by_reading(
     number: int, seed: int, many_parts: Run, places_of: dict[str, str], tmp_path: Path
@@ -66,8 +69,11 @@ def test_a_run_is_resumed_or_refused(
         done, command, packed = case
         fresh(many_parts, folder, packed)
         damage(folder, done, outside)
+        before = contents(folder)
         outcome = commanded(*asked(command, places_of))
         assert outside.read_text(encoding="utf-8") == "a secret"
+        if outcome.code != 0 and not any(word in outcome.out + outcome.err for word in BEGUN):
+            assert contents(folder) == before
         return outcome.code == 0
 
     cases = st.tuples(damages, st.sampled_from(RESUMING), st.booleans())

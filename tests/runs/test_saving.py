@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -209,3 +210,17 @@ def test_whatever_call_of_a_save_fails_nothing_that_was_there_is_touched(error: 
         assert_whole(checkpoints(folder)[0])
         assert_whole(saved(folder, 3))
     assert failed > 10
+
+
+def test_a_file_system_that_cannot_sync_folders_takes_checkpoints_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert_whole(saved(tmp_path / "new", 1))

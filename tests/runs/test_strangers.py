@@ -1,6 +1,5 @@
 """Runs of strangers: whatever is in a folder, nothing outside of it is read or written, and no memory is lost to it."""
 
-import json
 import os
 import shutil
 import socket
@@ -21,6 +20,7 @@ from llamita.runs.folder import Run, initial_model
 from llamita.runs.saving import save_checkpoint
 from tests.cli.command_line import llamita
 from tests.model.tiny import random_tokens, stirred, tiny_config
+from tests.signed import write_meta
 from tests.training.tiny_runs import small_config
 
 NOT_META: dict[str, Any] = {
@@ -39,7 +39,7 @@ def signed(checkpoint: Checkpoint, name: str, content: bytes) -> Checkpoint:
     """The checkpoint with another file, whose checksum is right: whoever makes a run to harm sees to that."""
     (checkpoint.path / name).write_bytes(content)
     meta = {**checkpoint.meta, "sha256": {**checkpoint.meta["sha256"], name: sha256(content).hexdigest()}}
-    (checkpoint.path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    write_meta(checkpoint.path, meta)
     (found,) = checkpoints(checkpoint.path.parent)
     return found
 
@@ -129,21 +129,21 @@ def test_a_folder_that_isnt_named_by_its_step_is_no_checkpoint(name: str, tmp_pa
 @pytest.mark.parametrize("field", ["step", "format", "sha256", "val_loss", "bits_per_byte", "tokens"])
 def test_a_folder_whose_meta_was_never_written_by_saving_is_no_checkpoint(field: str, tmp_path: Path) -> None:
     found = saved(tmp_path)
-    (found.path / "meta.json").write_text(json.dumps({**found.meta, field: NOT_META[field]}), encoding="utf-8")
+    write_meta(found.path, {**found.meta, field: NOT_META[field]})
     assert checkpoints(tmp_path) == []
 
 
 def test_a_loss_that_is_no_number_counts_as_none(tmp_path: Path) -> None:
     found = saved(tmp_path)
     meta = {**found.meta, "val_loss": float("nan"), "bits_per_byte": float("inf")}
-    (found.path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    write_meta(found.path, meta)
     (again,) = checkpoints(tmp_path)
     assert again.val_loss is None and again.bits_per_byte is None and again.tokens == 0
 
 
 def test_a_checkpoint_of_another_format_is_refused_and_not_left_out(tmp_path: Path) -> None:
     found = saved(tmp_path)
-    (found.path / "meta.json").write_text(json.dumps({**found.meta, "format": 2}), encoding="utf-8")
+    write_meta(found.path, {**found.meta, "format": 2})
     with pytest.raises(UserError, match="of format 2, this llamita reads 1"):
         load_model(checkpoints(tmp_path)[0], tiny_config())
 

@@ -315,6 +315,21 @@ def test_opening_gives_what_writing_gave_and_minds_the_tokenizer(prepared: Path)
         open_corpora(prepared, ByteEncoder(fingerprint="others"))
     with pytest.raises(UserError, match="a tokenizer with vocab_size 257, not 300"):
         open_corpora(prepared, ByteEncoder(vocab_size=300))
+    with pytest.raises(UserError, match="a tokenizer with bos_id 256, not None"):
+        open_corpora(prepared, ByteEncoder(bos_id=None))
+
+
+@pytest.mark.parametrize("text_bytes", ["x", [1], 10**400, -5, True])
+def test_an_index_that_tells_of_no_number_of_bytes_is_damaged(
+    tmp_path: Path, prepared: Path, text_bytes: object
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(prepared, folder)
+    index = json.loads((folder / "index.json").read_text())
+    index["validation"]["text_bytes"] = text_bytes
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="is damaged .*no number of bytes"):
+        open_corpora(folder)
 
 
 def test_an_id_that_is_none_is_told_when_it_is_read(tmp_path: Path) -> None:
@@ -323,5 +338,7 @@ def test_an_id_that_is_none_is_told_when_it_is_read(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-2] + (257).to_bytes(2, "little"))
     damaged = open_corpora(tmp_path).train
     assert damaged.read(0, 3).tolist() == corpus.read(0, 3).tolist()
-    with pytest.raises(UserError, match="token id 257, its vocabulary has 257: .* prepare the text again"):
+    with pytest.raises(
+        UserError, match="token id 257, its vocabulary has 257: .* prepare the text again as another --run"
+    ):
         damaged.read(2, 4)

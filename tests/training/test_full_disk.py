@@ -4,6 +4,8 @@ import errno
 import resource
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from llamita.errors import UserError
 from llamita.files import write_text
 from llamita.runs import saving
 from llamita.runs.folder import Run
+from llamita.runs.lock import writing
 from llamita.runs.saving import Saver
 from llamita.training.events import NotSaved, Saved
 from llamita.training.session import Session
@@ -131,3 +134,24 @@ def test_a_process_that_may_write_no_large_file_ends_with_a_message(tiny_text: P
     run = Run.open(tmp_path / "run")
     assert not run.checkpoints() and not hidden(run)
     assert [row["step"] for row in run.metrics() if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_run_is_held_until_a_save_that_began_is_over_whatever_ends_it(
+    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begun = saving.save_checkpoint, threading.Event()
+
+    def slow(*arguments: Any) -> object:
+        begun.set()
+        time.sleep(0.3)
+        return real(*arguments)
+
+    monkeypatch.setattr(saving, "save_checkpoint", slow)
+    run = small_run(tmp_path / "run", tiny_text, SETTINGS)
+    events = Session(run).events()
+    while not begun.is_set():
+        next(events)
+    with pytest.raises(SystemExit):
+        events.throw(SystemExit(130))
+    with writing(run.path):
+        assert [found.step for found in run.checkpoints()] == [4]

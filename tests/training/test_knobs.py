@@ -46,6 +46,7 @@ WSD = {"optimizer.schedule": "wsd"}
 # So many short steps that the guard has a window, and a score that it finds many of them too high by.
 LONG = WSD | {"training.steps": 200, "training.batch_size": 1, "training.log_every": 1, "optimizer.lr": 0.1}
 STRICT = LONG | {"training.max_z_score": 0.01, "training.rewind_after": 2, "training.max_rewinds": 3}
+NAIVE = {"model.embedding_std": 1.0, "model.embedding_scale": 1.0, "training.preflight": "warn"}
 # Enough held-out text for more than one batch.
 MUCH_HELD_OUT = {"data.sources": ["{folder}/long.txt"], "tokenizer.kind": "byte", "data.validation_fraction": 0.9}
 
@@ -100,6 +101,7 @@ KNOBS: dict[str, Knob] = {
     "training.device": Knob({"training.device": "cuda"}),
     "training.precision": Knob({"training.precision": "bf16"}),
     "training.threads": Knob({"training.threads": 2}),
+    "training.preflight": Knob({"training.preflight": "correct"}, NAIVE),
     "training.compile": Knob({"training.compile": True}, {"training.compile": False, "training.steps": 0}),
     "training.deterministic": Knob({"training.deterministic": True}),
     "training.max_z_score": Knob(LONG | {"training.max_z_score": 0.01}, LONG),

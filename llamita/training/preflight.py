@@ -1,0 +1,151 @@
+"""Before the first step: one batch through the model as it stands, and whether it can learn from there.
+
+A tied table scores the token just read with std * n_embd * cosine, its own row against itself: with rows from N(0, 1)
+the first loss is about n_embd, and Adam takes thousands of steps to shrink them.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamita.config import ModelConfig, Precision, RunConfig
+from llamita.errors import UserError
+from llamita.insight.states import layer_states
+from llamita.model.loss import hidden_loss
+from llamita.model.transformer import LLaMaTransformer
+from llamita.runs.folder import initial_model
+from llamita.training.evaluate import DeviceBatch
+from llamita.training.hardware import autocast
+
+_TOKENS = 4096  # of the batch that are looked at
+_LOGIT_TOKENS = 256
+_ABOVE_A_GUESS = 0.5  # nats by which the first loss may be worse than a guess
+_LARGEST_GROWTH = 100.0  # of the stream, from the lookup to the last block
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What one batch makes of a model; `problems` is empty for one that can be trained as it is.
+
+    loss, guess: in nats a token; a guess is ln(vocab_size). self_logit: the mean logit of the token just read. std,
+    cosine: of the table that logits are read from, and of hidden states with the row of the token just read.
+    logit_std: over the vocabulary, mean. stream_rms: before each block. input_gradient, output_gradient: norms of the
+    gradients that reach a table through the lookup and through the logits; two tables when untied.
+    """
+
+    loss: float
+    guess: float
+    self_logit: float
+    std: float
+    cosine: float
+    n_embd: int
+    logit_std: float
+    stream_rms: tuple[float, ...]
+    gradient_norm: float
+    input_gradient: float
+    output_gradient: float
+    problems: tuple[str, ...]
+
+    @property
+    def predicted_self_logit(self) -> float:
+        """What the law says that `self_logit` is, if hidden states have the norm that the final RMSNorm gives them."""
+        return self.std * self.n_embd * self.cosine
+
+    @property
+    def input_share(self) -> float:
+        """The share of the lookup in the gradients of both roles."""
+        return self.input_gradient / max(self.input_gradient + self.output_gradient, 1e-30)
+
+    def summary(self) -> str:
+        """The figures that tell most, in a line."""
+        return (
+            f"first loss {self.loss:.2f}, a guess has {self.guess:.2f}; logit of the token just read "
+            f"{self.self_logit:.2f}; the lookup's share of the table's gradient {self.input_share:.0%}"
+        )
+
+
+def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision) -> Preflight:
+    """Measure a model on one batch, forward and back; weights, gradients and random numbers stay as they are."""
+    rows = max(_TOKENS // batch.inputs.shape[1], 1)
+    documents = None if batch.documents is None else batch.documents[:rows]
+    inputs, targets = batch.inputs[:rows], batch.targets[:rows]
+    # Two views of one tensor, so that each role gets a gradient of its own.
+    readout = model.output_weight.detach().requires_grad_()
+    body = [weight for weight in model.parameters() if weight is not model.output_weight]
+    learning = [model.embeddings.weight, readout, *(one for one in body if one is not model.embeddings.weight)]
+    with autocast(readout.device.type, precision):
+        hidden = model.hidden(inputs, documents=documents)
+        loss = hidden_loss(hidden, readout, targets, tokens=max(int((targets >= 0).sum()), 1))
+        states = layer_states(model, inputs, documents)
+    through_lookup, through_logits, *rest = torch.autograd.grad(loss, learning)
+    tables = [through_lookup + through_logits] if model.lm_head is None else [through_lookup, through_logits]
+    with torch.no_grad():
+        some = torch.linspace(0, inputs.numel() - 1, _LOGIT_TOKENS, device=inputs.device).long().unique()
+        vectors, read = hidden.float().flatten(0, 1)[some], inputs.flatten()[some]
+        logits = vectors @ readout.float().T
+    found = Preflight(
+        loss=loss.item(),
+        guess=math.log(model.config.vocab_size),
+        self_logit=logits.gather(1, read[:, None]).mean().item(),
+        std=readout.float().std().item(),
+        cosine=F.cosine_similarity(vectors, readout[read].float()).mean().item(),
+        n_embd=model.config.n_embd,
+        logit_std=logits.std(1).mean().item(),
+        stream_rms=tuple(state.float().square().mean().sqrt().item() for state in states[:-1]),
+        gradient_norm=_norm([*rest, *tables]),
+        input_gradient=_norm([through_lookup]),
+        output_gradient=_norm([through_logits]),
+        problems=(),
+    )
+    return replace(found, problems=tuple(_problems(found, model)))
+
+
+def sound_start(config: RunConfig, batch: DeviceBatch) -> tuple[RunConfig, LLaMaTransformer, Preflight]:
+    """The model that a run begins with, and its config, corrected where `training.preflight` is "correct".
+
+    UserError for a start that is broken, unless that is "warn".
+    """
+    model, found = _measured(config, batch)
+    if found.problems and config.training.preflight == "correct":
+        chosen = {one.name: getattr(config.model, one.name) for one in fields(config.model)}
+        kept = {name: value for name, value in chosen.items() if name not in ("embedding_std", "embedding_scale")}
+        config = replace(config, model=ModelConfig(**kept))
+        model, found = _measured(config, batch)
+    if found.problems and config.training.preflight != "warn":
+        ways = "--training.preflight correct does that for the table, warn starts all the same"
+        raise UserError(f"not started: {'; '.join(found.problems)} ({ways})")
+    return config, model, found
+
+
+def _measured(config: RunConfig, batch: DeviceBatch) -> tuple[LLaMaTransformer, Preflight]:
+    model = initial_model(config).to(config.training.device)
+    return model, preflight(model, batch, config.training.precision)
+
+
+def _problems(found: Preflight, model: LLaMaTransformer) -> Iterator[str]:
+    config = model.config
+    if not (math.isfinite(found.loss) and math.isfinite(found.gradient_norm)):
+        yield "the first loss or its gradient isn't finite: give --precision fp32, or smaller weights"
+    elif found.loss > found.guess + _ABOVE_A_GUESS:
+        told = f"the first loss is {found.loss:.1f}, a guess has {found.guess:.2f}"
+        if config.tie_embeddings and found.self_logit > found.guess:
+            yield (
+                f"{told}: the tied table scores the token just read with {found.self_logit:.1f} (std {found.std:.3g} "
+                f"x n_embd {found.n_embd} x cosine {found.cosine:.2f}): leave --model.embedding-std and "
+                "--model.embedding-scale out"
+            )
+        else:
+            yield f"{told}: logits spread by {found.logit_std:.1f}: draw the output's rows smaller"
+    growth = max(found.stream_rms) / max(min(found.stream_rms), 1e-30)
+    if growth > _LARGEST_GROWTH:
+        yield f"the stream grows {growth:.0f}-fold from block to block: draw the matrices of the blocks smaller"
+    if found.input_gradient == 0:
+        yield "no gradient reaches the table through the lookup: draw the output's rows larger than 0"
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    return float(torch.stack([gradient.float().norm() for gradient in gradients]).norm())
