@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamita.config import ModelConfig, Precision, RunConfig
-from llamita.errors import UserError
+from llamita.errors import UserError, command_line
 from llamita.insight.states import layer_states
 from llamita.model.loss import hidden_loss
 from llamita.model.transformer import LLaMaTransformer
-from llamita.runs.folder import initial_model
+from llamita.runs.folder import Run, initial_model
 from llamita.training.evaluate import DeviceBatch
 from llamita.training.hardware import autocast
 
@@ -104,7 +104,7 @@ def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision)
     return replace(found, problems=tuple(_problems(found, model)))
 
 
-def sound_start(config: RunConfig, batch: DeviceBatch) -> tuple[RunConfig, LLaMaTransformer, Preflight]:
+def sound_start(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[RunConfig, LLaMaTransformer, Preflight]:
     """The model that a run begins with, and its config, corrected where `training.preflight` is "correct".
 
     UserError for a start that is broken, unless that is "warn".
@@ -116,8 +116,11 @@ def sound_start(config: RunConfig, batch: DeviceBatch) -> tuple[RunConfig, LLaMa
         config = replace(config, model=ModelConfig(**kept))
         model, found = _measured(config, batch)
     if found.problems and config.training.preflight != "warn":
-        ways = "--training.preflight correct does that for the table, warn starts all the same"
-        raise UserError(f"not started: {'; '.join(found.problems)} ({ways})")
+        mend = command_line("resume", run.path, "--training.preflight", "correct")
+        raise UserError(
+            f"{run.path} isn't started: {'; '.join(found.problems)}. {mend} does that for the table; "
+            "--training.preflight warn starts all the same"
+        )
     return config, model, found
 
 

@@ -67,7 +67,7 @@ class Session:
         self._start: Preflight | None = None
         if found is None:
             first = to_device(self._batches.batch(Position())[0], torch.device(training.device))
-            self.config, self.model, self._start = sound_start(self.config, first)
+            self.config, self.model, self._start = sound_start(run, self.config, first)
         else:
             self.model = initial_model(self.config).to(training.device)
         self.optimizer = build_optimizer(self.model, self.config.optimizer)

@@ -51,11 +51,9 @@ def story_config(asked: list[Layer]) -> RunConfig:
 def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:
     """Tell as many stories as the run's steps read once, and make a run folder of them."""
     draft = story_config(asked)
+    if is_being_prepared(target):
+        raise UsageError(f"{target} holds text that `llamita train` is preparing; choose another --run or remove it")
     with claimed(target) as run:
-        if is_being_prepared(target):
-            raise UsageError(
-                f"{target} holds text that `llamita train` is preparing; choose another --run or remove it"
-            )
         return _prepare(run, draft, asked)
 
 

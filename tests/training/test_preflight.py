@@ -175,7 +175,9 @@ NAIVE = {"model.embedding_std": 1.0, "model.embedding_scale": 1.0, "model.n_embd
 
 def test_a_run_with_a_broken_start_is_refused_before_anything_is_written(tiny_text: Path, tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", tiny_text, NAIVE)
-    with pytest.raises(UserError, match="not started: the first loss is 6.*--training.preflight correct"):
+    with pytest.raises(
+        UserError, match="isn't started: the first loss is 6.* llamita resume .*--training.preflight correct"
+    ):
         Session(run)
     assert not run.metrics_file.exists() and not run.checkpoints()
 
