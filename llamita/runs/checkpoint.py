@@ -75,6 +75,14 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda item: item.step)
 
 
+def damaged_after(folder: Path, step: int) -> list[Path]:
+    """Folders of later steps that hold weights, but no meta.json as saving writes it; oldest first."""
+    whole = {item.path for item in checkpoints(folder)}
+    named = [path.parent for path in folder.glob(f"step_*/{WEIGHTS}") if _STEP.fullmatch(path.parent.name)]
+    later = [(int(path.name.removeprefix("step_")), path) for path in named if path not in whole]
+    return [path for number, path in sorted(later) if number > step]
+
+
 def load_model(checkpoint: Checkpoint, config: ModelConfig) -> LLaMaTransformer:
     """The model of a checkpoint on the CPU; UserError names a damaged file or a weight that doesn't fit."""
     model = _unfilled(checkpoint, config)

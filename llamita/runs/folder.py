@@ -18,7 +18,7 @@ from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError, command_line
 from llamita.files import append_line, make_folder, sync_folder, write_text
 from llamita.model.transformer import LLaMaTransformer
-from llamita.runs.checkpoint import Checkpoint, checkpoints, load_model
+from llamita.runs.checkpoint import Checkpoint, checkpoints, damaged_after, load_model
 from llamita.text.tokenizer import Tokenizer
 
 _PACKAGES = ("llamita", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
@@ -155,10 +155,10 @@ class Run:
         if which is not None:
             return None if which == "initial" else self.checkpoint(which)
         found = self.checkpoints()
-        newest = max(self.checkpoint_folder.glob("step_*/model.safetensors"), default=None)
-        if newest is not None and newest.parent not in [item.path for item in found]:
-            instead = found[-1].step if found else "initial"
-            raise UserError(f"{newest.parent}: meta.json is missing or damaged; use --checkpoint {instead}")
+        reached = found[-1].step if found else -1
+        if damaged := damaged_after(self.checkpoint_folder, reached):
+            instead = reached if found else "initial"
+            raise UserError(f"{damaged[-1]}: meta.json is missing or damaged; use --checkpoint {instead}")
         return found[-1] if found else None
 
     def model(self, which: str = "best", device: str = "cpu") -> LLaMaTransformer:

@@ -152,3 +152,11 @@ def test_no_checkpoint_is_set_aside_under_another_writer(copied_run: Run) -> Non
         refused = llamita("resume", copied_run.path, "--checkpoint", 4)
     assert refused.code == 1 and "is being written by" in refused.err
     assert [found.step for found in copied_run.checkpoints()] == [4, 8]
+
+
+@pytest.mark.parametrize("name", ["step_00000008.bak", "step_copy", "step_00000002"])
+def test_a_copy_that_somebody_keeps_there_is_in_nobodys_way(name: str, tiny_run: Run, copied_run: Run) -> None:
+    kept = shutil.copytree(copied_run.checkpoint_folder / "step_00000008", copied_run.checkpoint_folder / name)
+    assert copied_run.beginning() == copied_run.checkpoints()[-1]
+    assert llamita("resume", copied_run.path, "--training.steps", 9).code == 0
+    assert (kept / "model.safetensors").exists()
