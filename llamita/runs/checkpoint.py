@@ -77,8 +77,9 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
 
 def damaged_after(folder: Path, step: int) -> list[Path]:
     """Folders of later steps that hold weights, but no meta.json as saving writes it; oldest first."""
-    whole = {item.path for item in checkpoints(folder)}
     named = [path.parent for path in folder.glob(f"step_*/{WEIGHTS}") if _STEP.fullmatch(path.parent.name)]
+    # Read after that: a checkpoint that another process is just naming isn't damaged.
+    whole = {item.path for item in checkpoints(folder)}
     later = [(int(path.name.removeprefix("step_")), path) for path in named if path not in whole]
     return [path for number, path in sorted(later) if number > step]
 
@@ -152,9 +153,9 @@ def meta_text(meta: dict[str, Any], sums: dict[str, str]) -> str:
 
 def _is_own(text: str, sums: dict[str, str]) -> bool:
     """Whether the text of a meta.json is what its own checksum says; early ones have none."""
-    own = sums.get(META)
-    if own is None:
-        return True
+    if META not in sums:
+        return sums.keys() == {WEIGHTS, STATE}
+    own = sums[META]
     return isinstance(own, str) and hashlib.sha256(text.replace(own, _UNSUMMED).encode()).hexdigest() == own
 
 

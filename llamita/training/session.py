@@ -96,7 +96,11 @@ class Session:
             if newest > max(self._seen, self.state.step):
                 raise UserError(f"{self.run.path} has gone on to step {newest} meanwhile; resume it again")
             remove_asides(self.run.path, "config.toml", "metrics.jsonl", "diagnosis.json")
-            if self.config != self.run.config():
+            before = self.run.config()
+            if self.config.model != before.model:
+                # Weights must never lie beside the config of another model.
+                yield from self._abandon()
+            if self.config != before:
                 self.run.write_config(self.config)
             yield from self._abandon()
             # A kill may have come before that.
