@@ -5,11 +5,14 @@ from pathlib import Path
 
 import torch
 
+from llamita import layers
 from llamita.cli.console import out, print_json
 from llamita.cli.settings import Settings
 from llamita.cli.show import ASSUMED_BYTES, resolved
 from llamita.config import RunConfig
+from llamita.errors import UsageError
 from llamita.runs.folder import Run, initial_model
+from llamita.text.batches import Position
 from llamita.text.shards import open_corpora
 from llamita.training.evaluate import DeviceBatch, to_device
 from llamita.training.loop import batches_of
@@ -34,10 +37,12 @@ def preflight(
         Print one JSON object.
     """
     if run is not None:
+        if layers.merge(settings.asked())[1]:
+            raise UsageError("give --run or settings: a run is tried as it is")
         opened = Run.open(run)
         config, model = opened.config(), opened.model(checkpoint)
         corpus = open_corpora(opened.data_folder, opened.tokenizer()).train
-        batch = to_device(next(iter(batches_of(corpus, config).iterate()))[0], torch.device("cpu"))
+        batch = to_device(batches_of(corpus, config).batch(Position())[0], torch.device("cpu"))
     else:
         config = resolved(settings, ASSUMED_BYTES)[0]
         model, batch = initial_model(config), _random_batch(config)

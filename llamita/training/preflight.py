@@ -143,7 +143,7 @@ def _problems(found: Preflight, model: LLaMaTransformer) -> Iterator[str]:
             )
         else:
             yield f"{told}: logits spread by {found.logit_std:.1f}: draw the output's rows smaller"
-    growth = max(found.stream_rms) / max(min(found.stream_rms), 1e-30)
+    growth = max(found.stream_rms) / max(found.stream_rms[0], 1e-30)
     if growth > _LARGEST_GROWTH:
         yield f"the stream grows {growth:.0f}-fold from block to block: draw the matrices of the blocks smaller"
     if found.input_gradient == 0:

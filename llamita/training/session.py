@@ -92,8 +92,7 @@ class Session:
         run or has gone on with it meanwhile.
         """
         with writing(self.run.path):
-            newest = self._newest_step()
-            if newest > max(self._seen, self.state.step):
+            if (newest := self._newest_step()) > max(self._seen, self.state.step):
                 raise UserError(f"{self.run.path} has gone on to step {newest} meanwhile; resume it again")
             remove_asides(self.run.path, "config.toml", "metrics.jsonl", "diagnosis.json")
             before = self.run.config()
@@ -124,8 +123,9 @@ class Session:
     def _train(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         # A run that starts over measures itself at step 0 again.
         self._metrics.forget_after(self.state.step or -1)
-        if self._start is not None:
-            yield self._start
+        start, self._start = self._start, None
+        if start is not None:
+            yield start
         if self.state.step == 0:
             yield from self._evaluate()
         loss = loss_function(self.config.training)

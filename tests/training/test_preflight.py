@@ -198,3 +198,10 @@ def test_a_broken_start_is_begun_all_the_same_if_asked(tiny_text: Path, tmp_path
     assert isinstance(first, Preflight) and len(first.problems) == 1
     assert first.loss == pytest.approx(64, rel=0.1)
     assert run.config().model.embedding_std == 1.0
+
+
+def test_a_session_tells_of_its_start_once(tiny_text: Path, tmp_path: Path) -> None:
+    session = Session(small_run(tmp_path / "run", tiny_text, {"training.steps": 4}))
+    told = [*session.events(lambda: session.state.step == 2), *session.events()]
+    assert session.state.step == 4
+    assert sum(isinstance(event, Preflight) for event in told) == 1
