@@ -1,288 +1,190 @@
-"""Tied against untied on real text: many training runs over the GPUs of a machine, one JSON line a run.
+"""Tied against untied on real text: training runs over the GPUs of a machine, one JSON line a run, and figures of them.
 
 python benchmarks/tie_runs.py tokens TEXT... --tokens tokens.bin
-python benchmarks/tie_runs.py run JOBS.jsonl --tokens tokens.bin --out runs.jsonl
+python benchmarks/tie_runs.py run gap bars transfer --tokens tokens.bin --out runs.jsonl
+python benchmarks/tie_runs.py draw runs.jsonl --curves docs/ties-curves.png --transfer docs/ties-transfer.png
 
-Every run's model is a LLaMaTransformer without a head of its own; logits are read through a second parameter, which
-shares the table's storage in a tied run. So all runs of a shape share one compiled graph, and both roles' gradients
-can be told apart. A job is a JSON object of fields of `Job`.
+Model, optimizer and step are the library's; batches are windows of the token file drawn at random, its last million
+tokens are held out. What the suites `gap`, `bars` and `transfer` hold stands in `suites`; a path that ends in .jsonl
+names a file of jobs instead.
 """
 
 import argparse
-import itertools
 import json
 import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from matplotlib.figure import Figure
 
-from llamita.config import ModelConfig, OptimizerConfig
+from llamita.config import DeviceName, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from llamita.model.block import DecoderBlock
 from llamita.model.transformer import LLaMaTransformer
+from llamita.text.frequency import token_counts
+from llamita.text.shards import Corpus
+from llamita.training.evaluate import DeviceBatch, batch_loss, evaluate
+from llamita.training.guard import Guard
+from llamita.training.loop import train_step
+from llamita.training.optimizer import build_optimizer, check_tie
 from llamita.training.schedule import lr_multiplier
 
 VOCAB_SIZE = 32768
+SEQ_LEN = 1024
+ROWS = 32
 HELD_OUT = 1_000_000
+KEPT = 30_000_000
 TOKENIZER_BYTES = 30_000_000
-BANDS = (0, 10, 100, 1000, 10_000)  # occurrences in the training text from which a band begins
 EVERY = 10  # steps between points of a loss curve
+
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run. What is None follows the library's defaults.
+    """One training run; what `model` and `optimizer` leave out follows the library's defaults and `rates`.
 
-    rate: of the matrices. table_rate: of the lookup table, and of the readout unless readout_rate says otherwise.
-    gain: the final norm's initial weights. projections: initial std of o_proj and down_proj over the other matrices'.
-    roles: a tied table with moments for each role. untie_at: share of the steps after which the tie ends.
+    projections: initial std of o_proj and down_proj over that of the other matrices; the library's is 0.
     """
 
     name: str
     seed: int = 0
     steps: int = 500
-    tied: bool = True
     n_embd: int = 768
     n_layers: int = 12
-    seq_len: int = 1024
-    rows: int = 32
-    std: float | None = None
-    scale: float | None = None
-    readout_std: float | None = None
-    gain: float | None = None
-    projections: float | None = None
-    rate: float = 1e-3
-    table_rate: float = 3e-3
-    readout_rate: float | None = None
-    gain_rate: float | None = None
-    beta2: float = 0.95
-    table_beta2: float | None = None
-    warmup: int = 40
-    table_eps: float = 1e-8
-    qk_norm: bool = False
-    last_projections: float | None = None
-    anti_copy: float | None = None
-    table_decay: float = 0.0
-    decay: float = 0.1
-    roles: bool = False
-    input_grad: float = 1.0
-    z_loss: float = 0.0
-    soft_cap: float = 0.0
-    norm_lookup: bool = False
-    untie_at: float | None = None
+    model: Settings = field(default_factory=dict)
+    optimizer: Settings = field(default_factory=dict)
+    projections: float = 0.0
 
     @property
-    def graph(self) -> tuple[Any, ...]:
+    def graph(self) -> str:
         """What a compiled graph depends on."""
-        kind = (self.z_loss > 0, self.soft_cap > 0, self.norm_lookup, self.qk_norm)
-        return self.n_embd, self.n_layers, self.seq_len, self.rows, *kind
+        return json.dumps([self.n_embd, self.n_layers, self.model], sort_keys=True)
+
+    def config(self, device: DeviceName) -> RunConfig:
+        """The run's configuration."""
+        shape: Settings = {"n_embd": self.n_embd, "n_layers": self.n_layers, "n_heads": max(self.n_embd // 64, 1)}
+        model = ModelConfig(vocab_size=VOCAB_SIZE, multiple_of=256, max_seq_len=SEQ_LEN, **shape, **self.model)
+        given = {**rates(self.n_embd), "warmup_steps": min(150, 3 * self.steps // 10), "min_lr_ratio": 0.1}
+        optimizer = OptimizerConfig(**{**given, **self.optimizer})
+        training = TrainingConfig(steps=self.steps, batch_size=ROWS, device=device, precision="bf16")
+        return RunConfig(model=model, optimizer=optimizer, training=training)
 
 
-class Lookup(nn.Embedding):
-    """TokenEmbedding whose scale is a tensor, so that another scale needs no other graph."""
+def rates(n_embd: int, table: float = 4e-3) -> Settings:
+    """The rule: tables learn at one rate at every width, matrices at 0.768 / n_embd."""
+    lr = min(table, 0.768 / n_embd)
+    return {"lr": lr, "table_lr_ratio": table / lr}
 
-    def __init__(self, rows: int, dim: int, normed: bool) -> None:
-        super().__init__(rows, dim)
-        self.register_buffer("factor", torch.ones(()), persistent=False)
-        self.normed, self.grad_scale = normed, 1.0
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The rows of these ids, scaled."""
-        rows = super().forward(input)
-        return (F.rms_norm(rows, rows.shape[-1:]) if self.normed else rows) * self.factor
+UNTIED = {"tie_embeddings": False}
+NAIVE = {"embedding_std": 1.0, "embedding_scale": 1.0}
+RULER = {"embedding_std": 0.02, "embedding_scale": 1.0}
+EARLIER = {"lr": 1e-3, "table_lr_ratio": 3.0, "warmup_steps": 40}
+LONG = 1830
+
+
+def suites() -> dict[str, list[Job]]:
+    """Jobs by name of suite, long ones first."""
+    gap = [
+        Job(name, seed=seed, steps=LONG, model=model, optimizer=optimizer)
+        for seed in (0, 1, 2)
+        for name, model, optimizer in (("tied", {}, {}), ("untied", UNTIED, {}), ("untied, best", UNTIED, BEST_UNTIED))
+    ]
+    bars = [
+        Job(name, seed=seed, model=model, optimizer=optimizer, projections=projections)
+        for seed in (0, 1, 2)
+        for name, model, optimizer, projections in (
+            ("tied", {}, {}, 0.0),
+            ("untied", UNTIED, {}, 0.0),
+            ("tied, std 0.02, table rate x3", RULER, EARLIER, 0.2),
+            ("untied, RMS 1, table rate x3", UNTIED, EARLIER, 0.2),
+            ("naive tie", NAIVE, EARLIER, 0.0),
+        )
+    ]
+    transfer = [
+        Job(f"{n_embd} x{times:g}", steps=300, n_embd=n_embd, n_layers=6, optimizer=changed)
+        for n_embd in (2048, 1024, 512, 256, 128)
+        for times in (1.0, 0.5, 2.0, 0.25, 4.0)
+        for changed in [{**rates(n_embd), "lr": times * rates(n_embd)["lr"]}]
+    ]
+    return {"gap": gap, "bars": bars, "transfer": transfer}
+
+
+# Of those tried at 60 M tokens (docs/log.md, 2026-11-27).
+BEST_UNTIED = {"lr": 1.4e-3, "table_lr_ratio": 1.5e-3 / 1.4e-3, "warmup_steps": 40}
 
 
 @dataclass
 class Workshop:
-    """A model of a shape with its compiled loss, initialised anew for every job."""
+    """A model of a graph with its compiled loss, initialised anew for every job."""
 
     model: LLaMaTransformer
-    readout: nn.Parameter
-    loss: Callable[..., tuple[Tensor, Tensor]]
+    loss: Callable[[LLaMaTransformer, DeviceBatch], torch.Tensor]
 
 
 def workshop(job: Job, device: str) -> Workshop:
     """Build and compile for a job's graph."""
-    shape = {"n_embd": job.n_embd, "n_layers": job.n_layers, "n_heads": max(job.n_embd // 64, 1)}
-    shape |= {"qk_norm": job.qk_norm, "multiple_of": 256, "max_seq_len": job.seq_len}
-    model = LLaMaTransformer(ModelConfig(vocab_size=VOCAB_SIZE, **shape))
-    model.embeddings = Lookup(VOCAB_SIZE, job.n_embd, job.norm_lookup)  # type: ignore[assignment]
-    model.to(device)
-
-    def loss(readout: Tensor, inputs: Tensor, targets: Tensor, z_loss: Tensor, cap: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(model.hidden(inputs), readout).float().flatten(0, 1)
-        if job.soft_cap:
-            logits = cap * torch.tanh(logits / cap)
-        entropy = F.cross_entropy(logits, targets.flatten())
-        if not job.z_loss:
-            return entropy, entropy
-        return entropy + z_loss * logits.logsumexp(-1).square().mean(), entropy
-
-    compiled = loss if device == "cpu" else torch.compile(loss, dynamic=False)
-    return Workshop(model, nn.Parameter(model.embeddings.weight.detach().clone()), compiled)
+    kind: DeviceName = "cpu" if device == "cpu" else "cuda"
+    compiled = batch_loss if kind == "cpu" else torch.compile(batch_loss, dynamic=False)
+    return Workshop(LLaMaTransformer(job.config(kind).model).to(device), compiled)
 
 
 @torch.no_grad()
-def initialise(job: Job, made: Workshop) -> None:
-    """Draw every weight as the library does, then as the job says."""
-    model, readout = made.model, made.readout
-    device = readout.device
-    draw = torch.Generator(device).manual_seed(job.seed)
+def initialise(job: Job, model: LLaMaTransformer) -> None:
+    """Draw every weight anew."""
+    draw = torch.Generator(model.embeddings.weight.device).manual_seed(job.seed)
     model.init_weights(draw)
-    default = ModelConfig(vocab_size=VOCAB_SIZE, n_embd=job.n_embd, n_heads=1, tie_embeddings=job.tied)
-    std = default.embedding_std if job.std is None else job.std
-    table = model.embeddings.weight
-    table.normal_(0.0, std, generator=draw)
-    model.embeddings.factor.fill_(default.embedding_scale if job.scale is None else job.scale)  # type: ignore[operator]
-    if job.tied:
-        readout.data = table.data
-    else:
-        readout.data = torch.empty_like(table)
-        readout_std = min(0.02, 0.5 / math.sqrt(job.n_embd)) if job.readout_std is None else job.readout_std
-        readout.normal_(0.0, readout_std, generator=draw)
-    if job.gain is not None:
-        model.norm.weight.fill_(job.gain)
     for block in model.decoder_blocks:
         assert isinstance(block, DecoderBlock)
         for linear in (block.attention.o_proj, block.feed_forward.down_proj):
-            if job.projections is not None:
-                std = job.projections * 0.6 / math.sqrt(linear.in_features)
-                linear.weight.normal_(0.0, std, generator=draw)
-    last = model.decoder_blocks[-1].feed_forward
-    if job.last_projections is not None:
-        last.down_proj.weight.normal_(0.0, job.last_projections * 0.6 / math.sqrt(last.down_proj.in_features), generator=draw)
-    if job.anti_copy is not None:
-        last.down_proj.weight.copy_(-job.anti_copy * last.up_proj.weight.T)
+            linear.weight.normal_(0.0, job.projections * 0.6 / math.sqrt(linear.in_features), generator=draw)
 
 
-class Tables:
-    """The optimizer of a job, and what becomes of the two roles' gradients."""
-
-    def __init__(self, job: Job, made: Workshop) -> None:
-        self.job, self.table, self.readout = job, made.model.embeddings.weight, made.readout
-        own = [*made.model.named_parameters()]
-        matrices = [weight for name, weight in own if weight.dim() == 2 and name != "embeddings.weight"]
-        gains = [weight for name, weight in own if weight.dim() < 2]
-        self.weights = [weight for _, weight in own]
-        betas = (0.9, job.beta2 if job.table_beta2 is None else job.table_beta2)
-        kept = {"betas": betas, "weight_decay": job.table_decay, "eps": job.table_eps}
-        readout_rate = job.table_rate if job.readout_rate is None else job.readout_rate
-        self.readout_group = {"params": [self.readout], "rate": readout_rate, **kept}
-        self.apart = job.roles or not job.tied
-        groups = [
-            {"params": matrices, "rate": job.rate, "weight_decay": job.decay},
-            {"params": gains, "rate": job.rate if job.gain_rate is None else job.gain_rate},
-            {"params": [self.table], "rate": job.table_rate, **kept},
-            *([self.readout_group] if self.apart else []),
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=job.rate, betas=(0.9, job.beta2), weight_decay=0.0, fused=self.table.is_cuda
-        )
-
-    def step(self, at: int) -> Tensor:
-        """Combine, clip, update; gives the gradient norm."""
-        job = self.job
-        table, readout = self.table, self.readout
-        assert table.grad is not None and readout.grad is not None
-        if job.input_grad != 1.0:
-            table.grad *= job.input_grad
-        if not self.apart:
-            table.grad += readout.grad
-            readout.grad = None
-        norm = torch.nn.utils.clip_grad_norm_([*self.weights, *([readout] if self.apart else [])], 1.0)
-        multiplier = lr_multiplier(at, job.steps, OptimizerConfig(warmup_steps=job.warmup, min_lr_ratio=0.1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * multiplier
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if job.untie_at is not None and at + 1 == round(job.untie_at * job.steps):
-            self.untie()
-        return norm
-
-    def untie(self) -> None:
-        """From here on two tables, alike in rows and moments."""
-        self.readout.data = self.table.data.clone()
-        if not self.apart:
-            self.optimizer.add_param_group(self.readout_group)
-            self.optimizer.state[self.readout] = {
-                key: value.clone() for key, value in self.optimizer.state[self.table].items()
-            }
-            self.apart = True
-
-
-def train(job: Job, made: Workshop, tokens: Tensor) -> dict[str, Any]:
+def train(job: Job, made: Workshop, tokens: torch.Tensor, corpora: tuple[Corpus, Corpus]) -> dict[str, Any]:
     """Train one job and measure it."""
     began = time.perf_counter()
-    initialise(job, made)
-    tables = Tables(job, made)
+    model, device = made.model, tokens.device
+    config = job.config("cpu" if device.type == "cpu" else "cuda")
+    initialise(job, model)
+    optimizer, guard = build_optimizer(model, config.optimizer), Guard(device, None)
+    check_tie(model, optimizer)
     order = torch.Generator().manual_seed(job.seed)
-    device = tokens.device
-    extra = [torch.tensor(value, device=device) for value in (job.z_loss, job.soft_cap)]
-    learnt = len(tokens) - HELD_OUT
-    window = torch.arange(job.seq_len + 1, device=device)
-    losses, norms, shares = [], [], []
-    made.model.train()
+    window = torch.arange(SEQ_LEN + 1, device=device)
+    figures = []
+    model.train()
     for at in range(job.steps):
-        starts = torch.randint(0, learnt - job.seq_len - 1, (job.rows,), generator=order).to(device)
+        lr = config.optimizer.lr * lr_multiplier(at, job.steps, config.optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_ratio"]
+        starts = torch.randint(0, len(tokens) - HELD_OUT - SEQ_LEN - 1, (ROWS,), generator=order).to(device)
         rows = tokens[starts[:, None] + window].long()
-        with torch.autocast(device.type, torch.bfloat16):
-            loss, entropy = made.loss(made.readout, rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), *extra)
-        loss.backward()
-        if at in (0, job.steps // 10, job.steps - 1):
-            shares.append([float(g.norm()) for g in (tables.table.grad, tables.readout.grad)])
-        norms.append(tables.step(at))
-        losses.append(entropy.detach())
-    curve = torch.stack(losses)
+        batch = DeviceBatch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), None)
+        figures.append(train_step(model, optimizer, [(batch, ROWS * SEQ_LEN)], config, guard, made.loss))
+    losses, norms = torch.stack(figures).T[:2].cpu()
     seconds = time.perf_counter() - began
-    held_out, bands = evaluate(job, made, tokens)
-    with torch.no_grad():
-        table = tables.table.float()
-        rms, mean_share = table.square().mean().sqrt(), table.mean(0).norm() / table.norm(dim=1).mean()
-        final_gain = made.model.norm.weight.mean()
+    trained_on, held_out = corpora
+    result = evaluate(model, held_out, precision="bf16", counts=token_counts(trained_on))
     return {
-        **{key: value for key, value in asdict(job).items() if value != Job.__dict__.get(key)},
-        "first": round(float(curve[0]), 3),
-        "at_100": round(float(curve[100]), 3) if job.steps > 100 else None,
-        "largest_norm": round(float(torch.stack(norms).max()), 1),
-        "held_out": round(held_out, 4),
-        "bands": [[round(loss, 3), round(share, 4)] for loss, share in bands],
-        "gradients": [[float(f"{one:.3g}") for one in pair] for pair in shares],
-        "table_rms": round(float(rms), 4),
-        "mean_share": round(float(mean_share), 3),
-        "final_gain": round(float(final_gain), 3),
+        **asdict(job),
+        "rates": [group["lr_ratio"] * config.optimizer.lr for group in optimizer.param_groups],
+        "first": round(float(losses[0]), 3),
+        "largest_norm": round(float(norms.max()), 1),
+        "held_out": round(result.loss, 4),
+        "bands": [[band.least, round(band.loss, 3)] for band in result.bands],
         "seconds": round(seconds, 1),
-        "curve": [round(float(part.mean()), 3) for part in curve.split(EVERY)],
+        "curve": [round(float(part.mean()), 3) for part in losses.split(EVERY)],
     }
 
 
-@torch.no_grad()
-def evaluate(job: Job, made: Workshop, tokens: Tensor) -> tuple[float, list[tuple[float, float]]]:
-    """Loss on the held-out tokens, whole and by how often a target occurs in the training text, with its share."""
-    counts = torch.bincount(tokens[:-HELD_OUT].long(), minlength=VOCAB_SIZE)
-    edges = torch.tensor(BANDS[1:], device=tokens.device)
-    windows = tokens[-HELD_OUT:][: HELD_OUT // (job.seq_len + 1) * (job.seq_len + 1)].view(-1, job.seq_len + 1).long()
-    total = torch.zeros(len(BANDS), 2, dtype=torch.float64, device=tokens.device)
-    for rows in windows.split(job.rows):
-        with torch.autocast(tokens.device.type, torch.bfloat16):
-            logits = F.linear(made.model.hidden(rows[:, :-1].contiguous()), made.readout)
-        targets = rows[:, 1:].flatten()
-        logits = logits.flatten(0, 1).float()
-        if job.soft_cap:
-            logits = job.soft_cap * torch.tanh(logits / job.soft_cap)
-        losses = F.cross_entropy(logits, targets, reduction="none").double()
-        band = torch.bucketize(counts[targets], edges, right=True)
-        total[:, 0].index_add_(0, band, losses)
-        total[:, 1].index_add_(0, band, torch.ones_like(losses))
-    sums, sizes = total.T.tolist()
-    bands = [(loss / max(size, 1), size / sum(sizes)) for loss, size in zip(sums, sizes, strict=True)]
-    return sum(sums) / sum(sizes), bands
+def corpus_of(ids: np.ndarray[Any, Any]) -> Corpus:
+    """Token ids as a corpus."""
+    return Corpus((ids,), (np.zeros(1, np.int64),), VOCAB_SIZE, None, "", len(ids), "")
 
 
 def work(device: str, queue: list[Job], lock: Any, options: argparse.Namespace, ends: float) -> None:
@@ -290,10 +192,12 @@ def work(device: str, queue: list[Job], lock: Any, options: argparse.Namespace, 
     if device != "cpu":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
-    tokens = torch.from_numpy(np.fromfile(options.tokens, dtype=np.uint16).astype(np.int32)).to(device)
+    ids = np.fromfile(options.tokens, dtype=np.uint16)
+    tokens = torch.from_numpy(ids.astype(np.int32)).to(device)
+    corpora = corpus_of(ids[:-HELD_OUT]), corpus_of(ids[-HELD_OUT:])
     made: Workshop | None = None
-    graph: tuple[Any, ...] | None = None
-    pace: dict[tuple[Any, ...], float] = {}
+    graph = ""
+    pace: dict[str, float] = {}
     while True:
         with lock:
             waiting = sorted(range(len(queue)), key=lambda at: queue[at].graph != graph)
@@ -302,38 +206,34 @@ def work(device: str, queue: list[Job], lock: Any, options: argparse.Namespace, 
             if at is None:
                 return
             job = queue.pop(at)
-        if job.graph != graph:
+        if made is None or job.graph != graph:
             made, graph = None, job.graph
             torch._dynamo.reset()
             made = workshop(job, device)
-        assert made is not None
-        began = time.time()
         try:
-            row = train(job, made, tokens)
+            row = train(job, made, tokens, corpora)
             pace[graph] = min(pace.get(graph, math.inf), row["seconds"] / job.steps)
-        except Exception as error:  # noqa: BLE001 - one failed run must not end the others
-            row = {"name": job.name, "error": repr(error)[:300]}
-        row["wall"] = round(time.time() - began, 1)
+        except Exception as error:
+            row = {**asdict(job), "error": repr(error)[:300]}
         with lock, open(options.out, "a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
-        print(json.dumps({k: v for k, v in row.items() if k not in ("curve", "bands", "gradients")}), flush=True)
+        print(json.dumps({key: value for key, value in row.items() if key not in ("curve", "bands")}), flush=True)
 
 
 def run(options: argparse.Namespace) -> None:
     """All jobs, on all GPUs."""
     ends = time.time() + 60 * options.minutes
-    known = {field.name for field in fields(Job)}
-    jobs = []
-    for line in Path(options.jobs).read_text(encoding="utf-8").splitlines():
-        wanted = json.loads(line)
-        seeds = wanted.pop("seeds", [wanted.pop("seed", 0)])
-        assert wanted.keys() <= known, wanted.keys() - known
-        jobs += [Job(seed=seed, **wanted) for seed in seeds]
-    gpus = torch.cuda.device_count()
+    jobs: list[Job] = []
+    for name in options.suites:
+        if name.endswith(".jsonl"):
+            jobs += [Job(**json.loads(line)) for line in Path(name).read_text(encoding="utf-8").splitlines()]
+        else:
+            jobs += suites()[name]
+    jobs = [replace(job, steps=min(job.steps, options.steps)) for job in jobs]
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         queue, lock = manager.list(jobs), manager.Lock()
-        devices = [f"cuda:{at}" for at in range(gpus)] or ["cpu"]
+        devices = [f"cuda:{at}" for at in range(torch.cuda.device_count())] or ["cpu"]
         workers = [context.Process(target=work, args=(one, queue, lock, options, ends)) for one in devices]
         for worker in workers:
             worker.start()
@@ -363,23 +263,67 @@ def prepare(options: argparse.Namespace) -> None:
     assert tokenizer.get_vocab_size() == VOCAB_SIZE
     begin = tokenizer.bos_id
     ids = [np.asarray([begin, *document], dtype=np.uint16) for document in tokenizer.encode_stream(texts())]
-    np.concatenate(ids)[-30_000_000:].tofile(options.tokens)
+    np.concatenate(ids)[-KEPT:].tofile(options.tokens)
+
+
+def draw(options: argparse.Namespace) -> None:
+    """The figures of docs/ties.md."""
+    rows = [json.loads(line) for line in Path(options.runs).read_text(encoding="utf-8").splitlines()]
+    if options.curves is not None:
+        draw_curves([row for row in rows if row["n_embd"] == 768], options.curves)
+    if options.transfer is not None:
+        draw_transfer([row for row in rows if row["n_layers"] == 6], options.transfer)
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Training loss over tokens at n_embd 768: short runs on the left, long ones on the right; a line a seed."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, long in zip(figure.subplots(1, 2), (False, True), strict=True):
+        chosen = [row for row in rows if (row["steps"] > 1000) == long]
+        for number, name in enumerate(dict.fromkeys(row["name"] for row in chosen)):
+            for seed, row in enumerate(one for one in chosen if one["name"] == name):
+                tokens = [(at + 0.5) * EVERY * ROWS * SEQ_LEN / 1e6 for at in range(len(row["curve"]))]
+                axes.plot(tokens, row["curve"], color=f"C{number}", linewidth=0.8, label=None if seed else name)
+        axes.set(xlabel="million tokens", ylabel="training loss (nats a token)", ylim=(3.3 if long else 4.3, 8))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_transfer(rows: list[dict[str, Any]], path: Path) -> None:
+    """Held-out loss over the matrices' rate, as a multiple of the rule's, a line a width."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for n_embd in sorted({row["n_embd"] for row in rows}):
+        points = sorted((row["optimizer"]["lr"] / rates(n_embd)["lr"], row["held_out"]) for row in rows
+                        if row["n_embd"] == n_embd)  # fmt: skip
+        axes.plot(*zip(*points, strict=True), "o-", label=f"n_embd {n_embd}")
+    axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
+    axes.set(xscale="log", xlabel="rate of the matrices over the rule's", ylabel="held-out loss (nats a token)")
+    axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
-    """Prepare tokens, or run jobs."""
+    """Prepare tokens, run jobs, or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    tokens = commands.add_parser("tokens")
+    tokens, running, drawing = (commands.add_parser(name) for name in ("tokens", "run", "draw"))
     tokens.add_argument("text", nargs="+")
-    running = commands.add_parser("run")
-    running.add_argument("jobs")
+    running.add_argument("suites", nargs="+")
     running.add_argument("--out", required=True)
     running.add_argument("--minutes", type=float, default=60.0)
+    running.add_argument("--steps", type=int, default=LONG, help="at most so many a run")
     for command in (tokens, running):
         command.add_argument("--tokens", required=True)
+    drawing.add_argument("runs")
+    drawing.add_argument("--curves", type=Path)
+    drawing.add_argument("--transfer", type=Path)
     options = parser.parse_args()
-    (prepare if options.command == "tokens" else run)(options)
+    {"tokens": prepare, "run": run, "draw": draw}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ TokenizerKind = Literal["bpe", "word", "char", "byte"]
 # Stands where __post_init__ puts a number that follows from other fields.
 _DERIVED: Any = None
 
-# A tied table's rows are small, so that the first logits are: standard deviation 2.5 / n_embd at most. Looked up,
-# they are scaled to this root mean square (docs/design.md has the law and the measurements).
-_TIED_STD, _TIED_WIDTH_STD, _TIED_INPUT_RMS = 0.02, 2.5, 0.2
+# A tied table's rows are so small that the first prediction gives the token just read a sixteenth, and that its logits
+# spread by a half. Looked up, rows are scaled to this root mean square (docs/ties.md has the law and the measurements).
+_COPY_ODDS, _LOGIT_STD, _TIED_INPUT_RMS = 1 / 15, 0.5, 0.2
 
 # Beyond what anybody builds: a config of a stranger must not have memory or threads taken without end.
 _LARGEST_MODEL: Final = MappingProxyType(
@@ -85,9 +85,13 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The shape of a LLaMaTransformer. `n_embd` is also called embedding_dim, d_model and hidden_size."""
+    """The shape of a LLaMaTransformer. `n_embd` is also called embedding_dim, d_model and hidden_size.
+
+    `vocab_size` counts the table's rows; the last `unused_rows` of them are no token's: no logit, and never moved.
+    """
 
     vocab_size: int
+    unused_rows: int = 0
     n_embd: int = 256
     n_layers: int = 6
     n_heads: int = 4
@@ -109,19 +113,22 @@ class ModelConfig:
         _chosen("model", self)
         _positive("model", vocab_size=self.vocab_size, n_embd=self.n_embd, n_layers=self.n_layers)
         _positive("model", n_heads=self.n_heads, multiple_of=self.multiple_of, max_seq_len=self.max_seq_len)
+        unused, rows = self.unused_rows, self.vocab_size
+        _require(0 <= unused < rows, f"model.unused_rows ({unused}) must be at least 0 and below vocab_size ({rows})")
+        tied_std = min(math.log1p(_COPY_ODDS * (rows - unused)) / self.n_embd, _LOGIT_STD / math.sqrt(self.n_embd))
         derived = {
             "n_kv_heads": self.n_heads,
             "head_dim": max(self.n_embd // self.n_heads, 1),
             "ffn_dim": -(-8 * self.n_embd // (3 * self.multiple_of)) * self.multiple_of,
-            "embedding_std": min(_TIED_STD, _TIED_WIDTH_STD / self.n_embd) if self.tie_embeddings else 1.0,
+            "embedding_std": tied_std if self.tie_embeddings else 1.0,
         }
         for name, value in derived.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         _positive("model", embedding_std=self.embedding_std)
         if self.embedding_scale is None:
-            scale = _TIED_INPUT_RMS / self.embedding_std if self.tie_embeddings else 1.0
-            object.__setattr__(self, "embedding_scale", scale)
+            rms = _TIED_INPUT_RMS if self.tie_embeddings else self.embedding_std
+            object.__setattr__(self, "embedding_scale", rms / self.embedding_std)
         self._check()
 
     def _check(self) -> None:
@@ -265,9 +272,8 @@ class TrainingConfig:
             self.keep_every is None or self.keep_every > 0,
             f"training.keep_every ({self.keep_every}) must be greater than 0, or off",
         )
-        score = self.max_z_score
+        score, minutes = self.max_z_score, self.max_minutes
         _require(score is None or score > 0, f"training.max_z_score ({score}) must be greater than 0, or off")
-        minutes = self.max_minutes
         _require(minutes is None or minutes > 0, f"training.max_minutes ({minutes}) must be greater than 0, or off")
         for name in ("steps", "sample_tokens", "max_rewinds"):
             _require(getattr(self, name) >= 0, f"training.{name} ({getattr(self, name)}) must not be negative")

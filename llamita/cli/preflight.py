@@ -1,5 +1,6 @@
 """`llamita preflight`."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def preflight(
             {**asdict(found), "predicted_self_logit": found.predicted_self_logit, "input_share": found.input_share}
         )
     else:
-        _show(found, config)
+        _show(found)
     if found.problems:
         raise SystemExit(1)
 
@@ -60,14 +61,15 @@ def preflight(
 def _random_batch(config: RunConfig) -> DeviceBatch:
     generator = torch.Generator().manual_seed(config.training.seed)
     shape = (config.training.micro_batch_size, config.model.max_seq_len + 1)
-    tokens = torch.randint(config.model.vocab_size, shape, generator=generator)
+    tokens = torch.randint(config.model.vocab_size - config.model.unused_rows, shape, generator=generator)
     return DeviceBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
 
 
-def _show(found: Preflight, config: RunConfig) -> None:
+def _show(found: Preflight) -> None:
     law = f"std {found.std:.3g} x n_embd {found.n_embd} x cosine {found.cosine:.2f}"
+    guess = f"a guess has ln({round(math.exp(found.guess))}) = {found.guess:.4f}"
     rows = {
-        "first loss": f"{found.loss:.4f} nats a token; a guess has ln({config.model.vocab_size}) = {found.guess:.4f}",
+        "first loss": f"{found.loss:.4f} nats a token; {guess}",
         "self-logit": f"{found.self_logit:.3f} for the token just read, {law} = {found.predicted_self_logit:.3f}",
         "logits": f"standard deviation {found.logit_std:.3f} over the vocabulary",
         "stream": "RMS before each block " + ", ".join(f"{rms:.3g}" for rms in found.stream_rms),

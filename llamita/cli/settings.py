@@ -19,10 +19,10 @@ from llamita.config import (
 )
 
 
-def _partial(config: type, *, without: str | None = None) -> Any:
+def _partial(config: type, *, without: tuple[str, ...] = ()) -> Any:
     """A dataclass like `config` whose every field may be left out."""
     hints = typing.get_type_hints(config)
-    names = [field.name for field in dataclasses.fields(config) if field.name != without]
+    names = [field.name for field in dataclasses.fields(config) if field.name not in without]
     fields = [(name, _optional(hints[name]), None) for name in names]
     made = dataclasses.make_dataclass(f"Partial{config.__name__}", fields, kw_only=True, frozen=True)
     made.__doc__, made.__module__ = config.__doc__, __name__
@@ -39,9 +39,9 @@ def _optional(hint: Any) -> Any:
     return typing.Optional[hint]  # noqa: UP045
 
 
-_Tokenizer: Any = _partial(TokenizerConfig, without="file")
-_Data: Any = _partial(DataConfig, without="sources")
-_Model: Any = _partial(ModelConfig, without="vocab_size")
+_Tokenizer: Any = _partial(TokenizerConfig, without=("file",))
+_Data: Any = _partial(DataConfig, without=("sources",))
+_Model: Any = _partial(ModelConfig, without=("vocab_size", "unused_rows"))
 _Optimizer: Any = _partial(OptimizerConfig)
 _Training: Any = _partial(TrainingConfig)
 

@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from cyclopts import Parameter
 
@@ -17,8 +19,11 @@ from llamita.generation.engine import generate as generate_texts
 from llamita.generation.engine import stream
 from llamita.generation.sampling import Sampling
 from llamita.runs.folder import Run
-from llamita.text.shards import write_shards
+from llamita.text.frequency import token_counts
+from llamita.text.shard_journal import INDEX
+from llamita.text.shards import open_corpora, write_shards
 from llamita.text.sources import find, read
+from llamita.text.tokenizer import Tokenizer
 from llamita.training.evaluate import evaluate
 from llamita.training.hardware import choose_hardware
 
@@ -142,10 +147,13 @@ def eval(
     torch.set_num_threads(hardware.threads)
     model, tokenizer = opened.model(checkpoint, hardware.device), opened.tokenizer()
     config = opened.config()
+    counts = _training_counts(opened, tokenizer)
     with Stopping(narrator(json), same_command()), tempfile.TemporaryDirectory() as folder:
         corpus = write_shards(read(find(sources), field=field), tokenizer, Path(folder)).train
         data = DataConfig(packing=config.data.packing, mask_documents=config.data.mask_documents)
-        result = evaluate(model, corpus, precision=hardware.precision, data=data, lossless=tokenizer.lossless)
+        result = evaluate(
+            model, corpus, precision=hardware.precision, data=data, lossless=tokenizer.lossless, counts=counts
+        )
     if json:
         print_json(result)
         return
@@ -155,3 +163,17 @@ def eval(
         else f"no bits per byte: the {tokenizer.kind} tokenizer loses text that it doesn't know"
     )
     print(f"loss {result.loss:.4f} nats a token over {result.tokens} tokens, {result.bytes} bytes; {per_byte}")
+    if counts is None:
+        print(f"no loss by frequency: the text that {run} was trained on isn't in {opened.data_folder}")
+        return
+    print("by how often the training text has the token that was to be predicted:")
+    for band in result.bands:
+        times = "never" if band.least == 0 else f"{band.least:,} to {10 * band.least - 1:,} times"
+        print(f"  {times:>26}: {band.loss:8.4f} nats, {band.tokens / result.tokens:7.2%} of the tokens")
+
+
+def _training_counts(run: Run, tokenizer: Tokenizer) -> npt.NDArray[np.int64] | None:
+    """How often each id occurs in what the run was trained on; None where that isn't there any more."""
+    if not (run.data_folder / INDEX).exists():
+        return None
+    return token_counts(open_corpora(run.data_folder, tokenizer).train)

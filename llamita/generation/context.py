@@ -65,7 +65,7 @@ class Context:
         """Logits of the token after the last one; with a cache, from the tokens that it doesn't hold yet."""
         seen = 0 if self._cache is None else self._cache.length
         hidden = self._model.hidden(self.tokens[:, self._start + seen :], self._cache)
-        return F.linear(hidden[:, -1], self._model.output_weight)
+        return F.linear(hidden[:, -1], self._model.readout)
 
     def _prefill(self, cache: KVCache) -> None:
         """Read all of the prompt but its last token, once for all rows."""

@@ -176,11 +176,11 @@ class _Request:
 
     def forbidden_ids(self) -> list[int]:
         """Ids that stand for no text and end none."""
-        mute = set(range(self.tokenizer.get_vocab_size(), self.model.config.vocab_size))
-        mute |= self.tokenizer.special_ids
+        rows = len(self.model.readout)
+        mute = {*range(self.tokenizer.get_vocab_size(), rows), *self.tokenizer.special_ids}
         if self.tokenizer.unknown_id is not None:
             mute.add(self.tokenizer.unknown_id)
-        return sorted(mute - self.end_ids)
+        return sorted(number for number in mute - self.end_ids if number < rows)
 
 
 def _steps(request: _Request, samples: int) -> Iterator[list[int]]:

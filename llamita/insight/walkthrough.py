@@ -268,7 +268,7 @@ def _through_blocks(
     with StageRecorder(model) as recorder:
         last = model.hidden(tokens)[0, -1]
     # Only the last position's are computed: all of them may be gigabytes.
-    logits = F.linear(last, model.output_weight).float()
+    logits = F.linear(last, model.readout).float()
     if not logits.isfinite().all():
         raise UserError("the model's logits are not finite numbers: use an earlier checkpoint of it")
     best = logits.softmax(0).topk(min(_NEXT, len(logits)))

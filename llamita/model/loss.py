@@ -12,6 +12,7 @@ IGNORE = -100
 
 # Logits of so many values at a time stay in a CPU's cache.
 _CHUNK_VALUES = 1 << 20
+_DEVICE_CHUNK_VALUES = 1 << 28
 
 
 def next_token_loss(
@@ -38,6 +39,21 @@ def hidden_loss(
         hidden, weight = hidden.detach(), weight.detach()
     loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), tokens)
     return loss
+
+
+@torch.no_grad()
+def token_losses(
+    hidden: Float[Tensor, "*batch n_embd"], weight: Float[Tensor, "vocab_size n_embd"], targets: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Cross entropy of each target in nats, 0 where it is IGNORE, without all logits at a time."""
+    flat, wanted = hidden.flatten(0, -2), targets.flatten()
+    rows = max((_CHUNK_VALUES if hidden.device.type == "cpu" else _DEVICE_CHUNK_VALUES) // weight.shape[0], 1)
+    chunks = zip(flat.split(rows), wanted.split(rows), strict=True)
+    losses = [
+        F.cross_entropy(F.linear(some, weight).float(), ids, ignore_index=IGNORE, reduction="none")
+        for some, ids in chunks
+    ]
+    return torch.cat(losses).view(targets.shape)
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -54,6 +54,11 @@ class LLaMaTransformer(nn.Module):
         """The table that logits are read from: the embeddings themselves when tied."""
         return self.embeddings.weight if self.lm_head is None else self.lm_head.weight
 
+    @property
+    def readout(self) -> Float[Tensor, "tokens n_embd"]:
+        """Its rows that are some token's: without gradient and decay the others never move."""
+        return self.output_weight[: self.config.vocab_size - self.config.unused_rows]
+
     def embed(self, tokens: Int[Tensor, "*batch seq"]) -> Float[Tensor, "*batch seq n_embd"]:
         """The vectors of these tokens: (seq_len,) gives (seq_len, n_embd), (batch, seq_len) one dimension more."""
         vectors: Tensor = self.embeddings(tokens)
@@ -95,9 +100,9 @@ class LLaMaTransformer(nn.Module):
         tokens: Int[Tensor, "batch seq"],
         cache: KVCache | None = None,
         documents: Int[Tensor, "batch seq"] | None = None,
-    ) -> Float[Tensor, "batch seq vocab_size"]:
-        """Logits of the token that follows each position."""
-        return F.linear(self.hidden(tokens, cache, documents), self.output_weight)
+    ) -> Float[Tensor, "batch seq tokens"]:
+        """Logits of the token that follows each position, one a row of `readout`."""
+        return F.linear(self.hidden(tokens, cache, documents), self.readout)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,9 +134,9 @@ class Tokenizer:
 
     @property
     def reserved(self) -> int:
-        """Number of reserved tokens, which no text encodes to."""
-        names = (self.id_to_token(number) or "" for number in self.special_ids)
-        return sum(_RESERVED.fullmatch(name) is not None for name in names)
+        """Number of reserved ids at the end: no text encodes to them, and no model predicts them."""
+        names = (self.id_to_token(number) or "" for number in reversed(range(self._size)))
+        return sum(1 for _ in takewhile(_RESERVED.fullmatch, names))
 
     @property
     def learned_size(self) -> int:

@@ -78,7 +78,7 @@ def diagnose(model: LLaMaTransformer, batch: DeviceBatch, config: RunConfig, lr:
         loss.backward()
         with torch.no_grad(), autocast(model.embeddings.weight.device.type, config.training.precision):
             rows = batch.inputs[:_LOGIT_ROWS]
-            logits = F.linear(model.hidden(rows), model.output_weight).float()
+            logits = F.linear(model.hidden(rows), model.readout).float()
         # The head and learned positions are read from, not called.
         layers = tuple(_figures(name, module, outputs.get(name, 0.0)) for name, module in _layers(model))
     finally:

@@ -2,27 +2,48 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from llamita.config import DataConfig, Precision
-from llamita.model.loss import hidden_loss
+from llamita.model.loss import IGNORE, hidden_loss, token_losses
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batch, Batches
 from llamita.text.shards import Corpus
 from llamita.training.hardware import autocast
 
+# Never, and as many powers of ten as a count can have.
+_BANDS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Targets that the training text has from `least` times on and less than ten times that; 0: never."""
+
+    least: int
+    tokens: int
+    loss: float
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`loss` in nats over `tokens` predicted tokens, the text of `bytes` bytes."""
+    """`loss` in nats over `tokens` predicted tokens, the text of `bytes` bytes; `bands` by frequency, rarest first."""
 
     loss: float
     tokens: int
     bytes: int
     bits_per_byte: float | None
+    bands: tuple[Band, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The figures as a line of metrics.jsonl."""
+        bands = {str(band.least): band.loss for band in self.bands}
+        return {"val_loss": self.loss, "bits_per_byte": self.bits_per_byte, "val_loss_by_frequency": bands}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +70,12 @@ def evaluate(
     batch_tokens: int = 16384,
     data: DataConfig = DataConfig(),
     lossless: bool = True,
+    counts: npt.NDArray[np.int64] | None = None,
 ) -> Evaluation:
-    """The model's loss on a corpus, in rows of max_seq_len that don't overlap; `max_tokens` bounds the work."""
+    """The model's loss on a corpus, in rows of max_seq_len that don't overlap; `max_tokens` bounds the work.
+
+    counts: how often each id occurs in the training text, shape (vocab_size,), for the loss by frequency.
+    """
     seq_len = model.config.max_seq_len
     batches = Batches(
         corpus,
@@ -64,20 +89,40 @@ def evaluate(
     device = model.embeddings.weight.device
     was_training = model.training
     model.eval()
-    total, tokens, complete = torch.zeros((), dtype=torch.float64), 0, True
+    band_of = None if counts is None else torch.from_numpy(_bands(counts))
+    total, tokens, complete = torch.zeros(_BANDS, 2, dtype=torch.float64), 0, True
     for batch in batches.one_epoch():
         if max_tokens is not None and tokens >= max_tokens:
             complete = False
             break
         with autocast(device.type, precision):
-            total += batch_loss(model, to_device(batch, device)).cpu().double()
+            total += _by_band(model, to_device(batch, device), band_of)
         tokens += batch.tokens
     model.train(was_training)
-    loss = total.item() / max(tokens, 1)
+    loss = total[:, 0].sum().item() / max(tokens, 1)
     # Where only a part was read, its bytes are taken to be its share of the corpus.
     text_bytes = corpus.text_bytes if complete else round(corpus.text_bytes * tokens / corpus.tokens)
     per_byte = bits_per_byte(loss, tokens, text_bytes) if lossless and text_bytes else None
-    return Evaluation(loss, tokens, text_bytes, per_byte)
+    named = zip((0, *(10**power for power in range(_BANDS))), total.tolist(), strict=False)
+    bands = [Band(least, int(size), nats / size) for least, (nats, size) in named if size]
+    return Evaluation(loss, tokens, text_bytes, per_byte, () if counts is None else tuple(bands))
+
+
+def _bands(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The band of each id: 0 for one that never occurs, else its count's number of digits."""
+    return np.searchsorted([1, *(10**power for power in range(1, _BANDS - 1))], counts, side="right")
+
+
+def _by_band(
+    model: LLaMaTransformer, batch: DeviceBatch, band_of: Int[Tensor, " vocab_size"] | None
+) -> Float[Tensor, "bands 2"]:
+    """Nats and number of the targets in each band; all in the first where nobody asked for bands."""
+    losses = token_losses(model.hidden(batch.inputs, documents=batch.documents), model.readout, batch.targets)
+    targets, nats = batch.targets.cpu(), losses.cpu().double()
+    real = targets != IGNORE
+    band = torch.zeros_like(targets) if band_of is None else band_of[targets.clamp(min=0)]
+    found = torch.zeros(_BANDS, 2, dtype=torch.float64)
+    return found.index_add_(0, band[real], torch.stack([nats[real], torch.ones_like(nats[real])], 1))
 
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
@@ -94,4 +139,4 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
 def batch_loss(model: LLaMaTransformer, batch: DeviceBatch) -> Float[Tensor, ""]:
     """The model's loss on a batch in nats, summed over its targets."""
     hidden = model.hidden(batch.inputs, documents=batch.documents)
-    return hidden_loss(hidden, model.output_weight, batch.targets, tokens=1)
+    return hidden_loss(hidden, model.readout, batch.targets, tokens=1)

@@ -31,10 +31,10 @@ _LARGEST_GROWTH = 100.0  # of the stream, from the lookup to the last block
 class Preflight:
     """What one batch makes of a model; `problems` is empty for one that can be trained as it is.
 
-    loss, guess: in nats a token; a guess is ln(vocab_size). self_logit: the mean logit of the token just read. std,
-    cosine: of the table that logits are read from, and of hidden states with the row of the token just read.
-    logit_std: over the vocabulary, mean. stream_rms: before each block. input_gradient, output_gradient: norms of the
-    gradients that reach a table through the lookup and through the logits; two tables when untied.
+    loss, guess: in nats a token; a guess is the logarithm of the number of tokens. self_logit: the mean logit of the
+    token just read. std, cosine: of the rows that logits are read from, and of hidden states with the row of the token
+    just read. logit_std: over the vocabulary, mean. stream_rms: before each block. input_gradient, output_gradient:
+    norms of the gradients that reach a table through the lookup and through the logits; two tables when untied.
     """
 
     loss: float
@@ -74,7 +74,7 @@ def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision)
     documents = None if batch.documents is None else batch.documents[:rows]
     inputs, targets = batch.inputs[:rows], batch.targets[:rows]
     # Two views of one tensor, so that each role gets a gradient of its own.
-    readout = model.output_weight.detach().requires_grad_()
+    readout = model.readout.detach().requires_grad_()
     body = [weight for weight in model.parameters() if weight is not model.output_weight]
     learning = [model.embeddings.weight, readout, *(one for one in body if one is not model.embeddings.weight)]
     with autocast(readout.device.type, precision):
@@ -82,14 +82,17 @@ def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision)
         loss = hidden_loss(hidden, readout, targets, tokens=max(int((targets >= 0).sum()), 1))
         states = layer_states(model, inputs, documents)
     through_lookup, through_logits, *rest = torch.autograd.grad(loss, learning)
-    tables = [through_lookup + through_logits] if model.lm_head is None else [through_lookup, through_logits]
+    if model.lm_head is None:
+        tables = [through_lookup[: len(readout)] + through_logits]
+    else:
+        tables = [through_lookup, through_logits]
     with torch.no_grad():
         some = torch.linspace(0, inputs.numel() - 1, _LOGIT_TOKENS, device=inputs.device).long().unique()
         vectors, read = hidden.float().flatten(0, 1)[some], inputs.flatten()[some]
         logits = vectors @ readout.float().T
     found = Preflight(
         loss=loss.item(),
-        guess=math.log(model.config.vocab_size),
+        guess=math.log(len(readout)),
         self_logit=logits.gather(1, read[:, None]).mean().item(),
         std=readout.float().std().item(),
         cosine=F.cosine_similarity(vectors, readout[read].float()).mean().item(),

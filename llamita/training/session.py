@@ -21,6 +21,7 @@ from llamita.runs.folder import Run, initial_model
 from llamita.runs.lock import writing
 from llamita.runs.saving import Saver
 from llamita.text.batches import Position
+from llamita.text.frequency import token_counts
 from llamita.text.shards import open_corpora
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import evaluate, to_device
@@ -79,8 +80,7 @@ class Session:
         self._abandon_after = None if begin is None else -1 if found is None else found.step
         self._seen = self._newest_step()
         self._saver = Saver(run.checkpoint_folder, training.keep_last, training.keep_every)
-        self._best = self._best_saved()
-        self._saving, self._owed = 0, False
+        self._best, self._saving, self._owed = self._best_saved(), 0, False
         self._last_evaluation: Evaluated | None = None
         self._metrics = MetricsLog(run)
 
@@ -173,17 +173,17 @@ class Session:
     def _evaluate(self) -> Iterator[Event]:
         if self.corpora.validation is None:
             return
-        config = self.config
         result = evaluate(
             self.model,
             self.corpora.validation,
-            precision=config.training.precision,
-            max_tokens=config.training.eval_tokens,
-            data=config.data,
+            precision=self.config.training.precision,
+            max_tokens=self.config.training.eval_tokens,
+            data=self.config.data,
             lossless=self.tokenizer.lossless,
+            counts=token_counts(self.corpora.train),
         )
         event = self._last_evaluation = Evaluated(self.state.step, result)
-        self._metrics.note({"step": event.step, "val_loss": result.loss, "bits_per_byte": result.bits_per_byte})
+        self._metrics.note({"step": event.step, **result.row()})
         yield event
 
     def _sample(self) -> Iterator[Event]:

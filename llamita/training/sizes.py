@@ -75,6 +75,11 @@ def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Ta
     return Layer("picked for this text and machine", {"model": model, "training": training, "optimizer": optimizer})
 
 
+def vocabulary_layer(vocab_size: int, unused_rows: int = 0) -> Layer:
+    """The table that a tokenizer's vocabulary needs."""
+    return Layer("the tokenizer", {"model": {"vocab_size": vocab_size, "unused_rows": unused_rows}})
+
+
 def hardware_layer(hardware: Hardware, asked: list[Layer]) -> Layer:
     """What "auto" became: device and precision, and the threads unless they were asked for."""
     chosen: dict[str, Any] = {"device": hardware.device, "precision": hardware.precision}

@@ -14,7 +14,7 @@ from llamita.text.storyworld import Story, StoryWorld, floor
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
 from llamita.training.preparation import claimed, is_being_prepared
-from llamita.training.sizes import hardware_layer
+from llamita.training.sizes import hardware_layer, vocabulary_layer
 
 # No path is spelled so: a run whose source this is was told its stories by StoryWorld.
 STORY_SOURCE = "storyworld://"
@@ -43,8 +43,7 @@ def is_story_run(config: RunConfig) -> bool:
 
 def story_config(asked: list[Layer]) -> RunConfig:
     """The config of a story run, but for what only its text tells; UsageError for settings that don't fit."""
-    unknown = Layer("the tokenizer", {"model": {"vocab_size": 1}})
-    values, _ = layers.merge([layers.preset("storyworld"), *asked, unknown])
+    values, _ = layers.merge([layers.preset("storyworld"), *asked, vocabulary_layer(1)])
     return layers.build(values)
 
 
@@ -74,7 +73,7 @@ def _prepare(run: Run, draft: RunConfig, asked: list[Layer]) -> PreparedStories:
     held_out = [story for number, story in enumerate(stories) if holdout.picks(number)]
     words = [story.text for story in stories[:_WORDS_SEEN]]
     tokenizer = Tokenizer.train([*words, " ".join(world.vocabulary)], vocab_size=1024, kind="word")
-    vocabulary = Layer("the tokenizer", {"model": {"vocab_size": tokenizer.get_vocab_size()}})
+    vocabulary = vocabulary_layer(tokenizer.get_vocab_size(), tokenizer.reserved)
     split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": [STORY_SOURCE]}})
     merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
     config = layers.build(merged)

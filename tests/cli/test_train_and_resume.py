@@ -209,4 +209,5 @@ def test_metrics_are_one_json_object_a_line(tiny_run: Run) -> None:
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8]
     assert [row["step"] for row in rows if "val_loss" in row] == [0, 4, 8]
     trained = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "skipped"}
-    assert {frozenset(row) for row in rows} == {frozenset(trained), frozenset({"step", "val_loss", "bits_per_byte"})}
+    measured = {"step", "val_loss", "bits_per_byte", "val_loss_by_frequency"}
+    assert {frozenset(row) for row in rows} == {frozenset(trained), frozenset(measured)}

@@ -2,6 +2,7 @@
 
 import io
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_an_empty_prompt_begins_a_new_text(tiny_run: Run) -> None:
 
 def test_eval_measures_the_text_that_it_is_given(tiny_run: Run, tiny_text: Path) -> None:
     result = llamita("eval", tiny_run.path, tiny_text, "--device", "cpu", "--precision", "fp32", "--json").json
-    assert result.keys() == {"loss", "bits_per_byte", "tokens", "bytes"}
+    assert result.keys() == {"loss", "bits_per_byte", "tokens", "bytes", "bands"}
     assert result["bytes"] == tiny_text.stat().st_size
     assert result["tokens"] == len(tiny_run.tokenizer().encode(tiny_text.read_text(encoding="utf-8")))
     expected = result["loss"] * result["tokens"] / math.log(2) / result["bytes"]
@@ -82,6 +83,27 @@ def test_eval_measures_the_text_that_it_is_given(tiny_run: Run, tiny_text: Path)
     shown = llamita("eval", tiny_run.path, tiny_text, "--device", "cpu", "--precision", "fp32").out
     assert f"loss {result['loss']:.4f} nats a token" in shown
     assert f"{result['bits_per_byte']:.4f} bits per byte" in shown
+
+
+def test_eval_tells_the_loss_by_how_often_training_met_a_token(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:
+    command = ("eval", tiny_run.path, tiny_text, "--device", "cpu", "--precision", "fp32")
+    result = llamita(*command, "--json").json
+    bands = result["bands"]
+    assert [band["least"] for band in bands] == [0, 1, 10]
+    assert sum(band["tokens"] for band in bands) == result["tokens"]
+    total = sum(band["tokens"] * band["loss"] for band in bands)
+    assert total == pytest.approx(result["loss"] * result["tokens"], rel=1e-5)
+    lines = llamita(*command).out.splitlines()
+    assert lines[1] == "by how often the training text has the token that was to be predicted:"
+    assert [line.split(":")[0].strip() for line in lines[2:]] == ["never", "1 to 9 times", "10 to 99 times"]
+    assert all(f"{band['loss']:.4f} nats" in line for band, line in zip(bands, lines[2:], strict=True))
+    (tmp_path / "rare.txt").write_text("ЖЖ", encoding="utf-8")
+    rare = llamita("eval", tiny_run.path, tmp_path / "rare.txt", "--json").json["bands"]
+    assert rare[0]["least"] == 0
+    moved = shutil.copytree(tiny_run.path, tmp_path / "run")
+    shutil.rmtree(moved / "data")
+    assert llamita("eval", moved, tiny_text, "--json").json["bands"] == []
+    assert "no loss by frequency: the text that" in llamita("eval", moved, tiny_text).out
 
 
 def test_eval_of_the_held_out_text_is_the_runs_own_figure(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from llamita.model.loss import IGNORE, hidden_loss, next_token_loss
+from llamita.model.loss import IGNORE, hidden_loss, next_token_loss, token_losses
 from tests.model.tiny import random_tokens, stirred, tiny_config
 from tests.oracles import cross_entropy_in_python
 
@@ -181,3 +181,14 @@ def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
     (slope,) = torch.autograd.grad(loss, hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
         slope.square().sum().backward()
+
+
+@pytest.mark.parametrize("chunk_values", [1, 64, 1 << 20])
+def test_the_loss_of_each_token_is_its_share_of_the_whole(chunk_values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamita.model.loss._CHUNK_VALUES", chunk_values)
+    hidden, table, targets = problem(12, 30)
+    losses = token_losses(hidden.view(3, 4, 8), table, targets.view(3, 4))
+    assert losses.shape == (3, 4) and not losses.requires_grad
+    expected = F.cross_entropy(hidden @ table.T, targets, ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(losses.flatten(), expected.detach())
+    assert losses.sum().item() == pytest.approx(hidden_loss(hidden, table, targets, tokens=1).item(), rel=1e-5)

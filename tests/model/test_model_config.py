@@ -9,25 +9,45 @@ import pytest
 from llamita.config import ModelConfig, RopeScaling
 from llamita.errors import UserError
 
+COPY_OF_256 = math.log(1 + 256 / 15)
+
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"n_kv_heads": 4, "head_dim": 64, "ffn_dim": 704, "embedding_std": 2.5 / 256}),
+        ({}, {"n_kv_heads": 4, "head_dim": 64, "ffn_dim": 704, "embedding_std": COPY_OF_256 / 256}),
         ({"n_heads": 8, "n_kv_heads": 2}, {"n_kv_heads": 2, "head_dim": 32}),
         ({"n_heads": 8, "head_dim": 24}, {"n_kv_heads": 8, "head_dim": 24}),
-        ({"n_embd": 64}, {"head_dim": 16, "ffn_dim": 192, "embedding_std": 0.02, "embedding_scale": 10.0}),
+        ({"n_embd": 64}, {"head_dim": 16, "ffn_dim": 192, "embedding_scale": 0.2 * 64 / COPY_OF_256}),
+        ({"n_embd": 16}, {"embedding_std": 0.5 / 4, "embedding_scale": 1.6}),
+        ({"vocab_size": 32768, "n_embd": 768}, {"embedding_std": 0.01002, "embedding_scale": 19.96}),
+        ({"vocab_size": 320, "unused_rows": 64}, {"embedding_std": COPY_OF_256 / 256}),
         ({"n_embd": 4096, "multiple_of": 256}, {"ffn_dim": 11008}),
         ({"n_embd": 96, "multiple_of": 1}, {"ffn_dim": 256}),
         ({"ffn_dim": 100}, {"ffn_dim": 100}),
         ({"tie_embeddings": False}, {"embedding_std": 1.0, "embedding_scale": 1.0}),
         ({"embedding_std": 0.05}, {"embedding_std": 0.05, "embedding_scale": 4.0}),
-        ({"embedding_scale": 1.0}, {"embedding_std": 2.5 / 256, "embedding_scale": 1.0}),
+        ({"embedding_scale": 1.0}, {"embedding_std": COPY_OF_256 / 256, "embedding_scale": 1.0}),
     ],
 )
 def test_what_is_not_given_follows_from_what_is(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    config = ModelConfig(vocab_size=256, **given)
-    assert {name: getattr(config, name) for name in expected} == pytest.approx(expected)
+    config = ModelConfig(**{"vocab_size": 256, **given})
+    assert {name: getattr(config, name) for name in expected} == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("vocab_size", [2, 30, 256, 50257, 1 << 20])
+@pytest.mark.parametrize("n_embd", [8, 96, 768, 8192])
+def test_a_tied_table_starts_near_a_guess_whatever_its_shape(vocab_size: int, n_embd: int) -> None:
+    """By the law: the copy logit is std * n_embd, the others' variance std^2 * n_embd adds half of itself."""
+    std = ModelConfig(vocab_size=vocab_size, n_embd=n_embd).embedding_std
+    loss = math.log(vocab_size - 1 + math.exp(std * n_embd)) + std**2 * n_embd / 2
+    assert loss - math.log(vocab_size) < 0.2
+
+
+@pytest.mark.parametrize("unused", [-1, 256, 300])
+def test_rows_that_are_unused_must_leave_some(unused: int) -> None:
+    with pytest.raises(UserError, match=re.escape(f"model.unused_rows ({unused}) must be at least 0 and below")):
+        ModelConfig(vocab_size=256, unused_rows=unused)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_weights_are_drawn_with_the_standard_deviation_of_their_kind(n_embd: int
     )
     model = LLaMaTransformer(config)
     block = model.decoder_blocks[0]
-    table_std = min(0.02, 2.5 / n_embd) if tied else 1.0
+    table_std = math.log(1 + 512 / 15) / n_embd if tied else 1.0
     assert model.embeddings.weight.std().item() == pytest.approx(table_std, rel=0.03)
     if model.lm_head is not None:
         assert model.lm_head.weight.std().item() == pytest.approx(min(0.02, 0.5 / n_embd**0.5), rel=0.03)
@@ -319,3 +319,16 @@ def test_the_compiled_step_equals_the_plain_one() -> None:
         results.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
     for plain, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_unused_rows_get_no_logit_and_no_gradient(tied: bool) -> None:
+    model = stirred(tiny_config(unused_rows=5, tie_embeddings=tied))
+    tokens = random_tokens(2, 16) % 56
+    logits = model(tokens)
+    assert logits.shape == (2, 16, 56)
+    torch.testing.assert_close(logits, model.hidden(tokens) @ model.output_weight[:56].T)
+    next_token_loss(logits, tokens.roll(-1, 1)).backward()
+    for table in (model.embeddings.weight, model.output_weight):
+        assert table.shape == (61, 32) and table.grad is not None
+        assert not table.grad[56:].any() and table.grad[:56].any()

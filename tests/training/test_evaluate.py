@@ -1,13 +1,16 @@
 """The held-out loss is the plain mean over a corpus, and bits per byte follow from it."""
 
+import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from llamita.config import DataConfig
 from llamita.model.transformer import LLaMaTransformer
+from llamita.text.frequency import token_counts
 from llamita.text.shards import Corpus
 from llamita.training.evaluate import bits_per_byte, evaluate
 from tests.model.tiny import stirred
@@ -92,3 +95,34 @@ def test_a_document_that_sees_no_other_costs_as_much_as_alone(model: LLaMaTransf
 def test_bf16_gives_about_the_same_loss(model: LLaMaTransformer) -> None:
     corpus = corpus_of(random_documents(200))
     assert evaluate(model, corpus, precision="bf16").loss == pytest.approx(evaluate(model, corpus).loss, rel=0.01)
+
+
+def test_the_loss_by_frequency_is_the_mean_over_the_targets_of_each_band(model: LLaMaTransformer) -> None:
+    corpus = corpus_of(random_documents(300, 41))
+    counts = np.array([0, 1, 9, 10, 99, 100, 12345] * 10)[:64]
+    result = evaluate(model, corpus, counts=counts)
+    stream = corpus.read(0, corpus.tokens).tolist()
+    by_band: dict[int, list[float]] = {}
+    for token, surprise in zip(stream[1:], surprises(model, corpus), strict=True):
+        least = 0 if counts[token] == 0 else 10 ** (len(str(counts[token])) - 1)
+        by_band.setdefault(least, []).append(surprise)
+    assert [band.least for band in result.bands] == sorted(by_band) == [0, 1, 10, 100, 10000]
+    for band in result.bands:
+        assert band.tokens == len(by_band[band.least])
+        assert band.loss == pytest.approx(sum(by_band[band.least]) / band.tokens, rel=1e-5)
+    assert result.row()["val_loss_by_frequency"] == {str(band.least): band.loss for band in result.bands}
+    assert evaluate(model, corpus).bands == ()
+
+
+def test_tokens_are_counted_over_all_shards_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = random_documents(100, 7, 50)
+    tokens = [token for document in documents for token in document]
+    one = corpus_of(documents)
+    shards = tuple(np.split(one.read(0, one.tokens).astype(np.uint16), [33, 34, 90]))
+    several = dataclasses.replace(one, shards=shards)
+    stream = one.read(0, one.tokens)
+    assert set(tokens) <= set(stream.tolist())
+    assert token_counts(one).tolist() == token_counts(several).tolist() == np.bincount(stream, minlength=64).tolist()
+    monkeypatch.setattr("llamita.text.frequency.COUNTED_TOKENS", 50)
+    part = dataclasses.replace(several)
+    assert token_counts(part).tolist() == np.bincount(stream[:50], minlength=64).tolist()

@@ -100,6 +100,20 @@ def test_the_row_of_a_token_that_never_occurs_stays_as_it_began() -> None:
     assert (model.embeddings.weight[seen] != before[seen]).any(dim=1).all()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_unused_rows_stay_as_they_began(tied: bool) -> None:
+    config = small_config(model__tie_embeddings=tied, model__unused_rows=4, training__steps=6)
+    model = LLaMaTransformer(config.model)
+    tables = {id(table): table for table in (model.embeddings.weight, model.output_weight)}.values()
+    before = [table.detach().clone() for table in tables]
+    documents = [[min(token, 59) for token in document] for document in random_documents(120, 150)]
+    batches = Batches(corpus_of(documents), rows=4, seq_len=32, seed=0)
+    list(train(model, build_optimizer(model, config.optimizer), batches, config))
+    for table, start in zip(tables, before, strict=True):
+        assert torch.equal(table[60:], start[60:])
+        assert (table[:60] != start[:60]).any()
+
+
 def test_the_momentum_of_the_optimizer_is_that_of_the_config() -> None:
     model = LLaMaTransformer(tiny_config())
     optimizer = build_optimizer(model, OptimizerConfig(betas=(0.5, 0.6), eps=1e-3))
