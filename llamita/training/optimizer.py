@@ -27,7 +27,7 @@ def parameters_by_kind(model: LLaMaTransformer) -> dict[str, list[nn.Parameter]]
 
 
 def check_tie(model: LLaMaTransformer, optimizer: torch.optim.Optimizer) -> None:
-    """UserError unless tables are one or two as the config says, and the optimizer has each once and undecayed."""
+    """UserError unless there are as many tables as the config says, listed once, undecayed, and not in Muon."""
     table, head, tied = model.embeddings.weight, model.lm_head, model.config.tie_embeddings
     remedy = "set model.tie_embeddings, and leave it to the model"
     if tied and head is not None:
@@ -43,7 +43,14 @@ def check_tie(model: LLaMaTransformer, optimizer: torch.optim.Optimizer) -> None
             raise UserError(
                 f"the optimizer has {name} {len(groups)} times: list each weight once, as build_optimizer does"
             )
-        if name in ("embeddings.weight", "lm_head.weight") and groups[0].get("weight_decay"):
+        if name not in ("embeddings.weight", "lm_head.weight"):
+            continue
+        if isinstance(optimizer, torch.optim.Muon):
+            raise UserError(
+                f"the optimizer is Muon and has {name}: it would move rows of tokens that don't occur as far as "
+                "any other; leave tables to AdamW"
+            )
+        if groups[0].get("weight_decay"):
             raise UserError(
                 f"the optimizer decays {name}: rare rows would shrink between their occurrences; set it to 0"
             )

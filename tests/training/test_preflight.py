@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from llamita.config import ModelConfig, OptimizerConfig
@@ -168,6 +169,25 @@ def test_a_table_that_is_listed_twice_or_decayed_is_refused() -> None:
     without = torch.optim.SGD([weight for weight in model.parameters() if weight is not model.norm.weight], lr=0.1)
     with pytest.raises(UserError, match="the optimizer has norm.weight 0 times"):
         check_tie(model, without)
+
+
+def test_a_table_that_muon_would_learn_is_refused() -> None:
+    model = LLaMaTransformer(tiny_config())
+    muon = torch.optim.Muon([weight for weight in model.parameters() if weight.dim() == 2], weight_decay=0.0)
+    with pytest.raises(UserError, match="the optimizer is Muon and has embeddings.weight"):
+        check_tie(model, muon)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tie_is_whole_in_a_checkpoint_and_after_resuming(tied: bool, tiny_text: Path, tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", tiny_text, {"model.tie_embeddings": tied})
+    trained(run)
+    with safe_open(run.checkpoint("latest").path / "model.safetensors", "pt") as file:
+        assert ("lm_head.weight" in list(file.keys())) != tied
+    session = Session(run)
+    check_tie(session.model, session.optimizer)
+    assert (session.model.output_weight is session.model.embeddings.weight) == tied
+    assert session.optimizer.state[session.model.output_weight]["exp_avg"].any()
 
 
 NAIVE = {"model.embedding_std": 1.0, "model.embedding_scale": 1.0, "model.n_embd": 64}
