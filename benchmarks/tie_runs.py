@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from llamita.config import DeviceName, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from llamita.model.block import DecoderBlock
 from llamita.model.transformer import LLaMaTransformer
-from llamita.text.frequency import token_counts
 from llamita.text.shards import Corpus
 from llamita.training.evaluate import DeviceBatch, batch_loss, evaluate
 from llamita.training.guard import Guard
@@ -82,6 +81,11 @@ def rates(n_embd: int, table: float = 4e-3) -> Settings:
     return {"lr": lr, "table_lr_ratio": table / lr}
 
 
+def multiplied(rule: Settings, matrices: float, tables: float) -> Settings:
+    """Rates that are multiples of a rule's."""
+    return {"lr": matrices * rule["lr"], "table_lr_ratio": tables / matrices * rule["table_lr_ratio"]}
+
+
 UNTIED = {"tie_embeddings": False}
 NAIVE = {"embedding_std": 1.0, "embedding_scale": 1.0}
 RULER = {"embedding_std": 0.02, "embedding_scale": 1.0}
@@ -108,10 +112,10 @@ def suites() -> dict[str, list[Job]]:
         )
     ]
     transfer = [
-        Job(f"{n_embd} x{times:g}", steps=300, n_embd=n_embd, n_layers=6, optimizer=changed)
+        Job(f"{n_embd} x{matrices:g} x{tables:g}", steps=300, n_embd=n_embd, n_layers=6, optimizer=changed)
         for n_embd in (2048, 1024, 512, 256, 128)
-        for times in (1.0, 0.5, 2.0, 0.25, 4.0)
-        for changed in [{**rates(n_embd), "lr": times * rates(n_embd)["lr"]}]
+        for matrices, tables in ((1, 1), (0.5, 1), (2, 1), (0.25, 1), (4, 1), (1, 0.5), (1, 2), (1, 0.25), (1, 4))
+        for changed in [multiplied(rates(n_embd), matrices, tables)]
     ]
     return {"gap": gap, "bars": bars, "transfer": transfer}
 
@@ -158,6 +162,7 @@ def train(job: Job, made: Workshop, tokens: torch.Tensor, corpora: tuple[Corpus,
     window = torch.arange(SEQ_LEN + 1, device=device)
     figures = []
     model.train()
+    model.embeddings.grad_scale = config.optimizer.input_grad_scale
     for at in range(job.steps):
         lr = config.optimizer.lr * lr_multiplier(at, job.steps, config.optimizer)
         for group in optimizer.param_groups:
@@ -169,7 +174,7 @@ def train(job: Job, made: Workshop, tokens: torch.Tensor, corpora: tuple[Corpus,
     losses, norms = torch.stack(figures).T[:2].cpu()
     seconds = time.perf_counter() - began
     trained_on, held_out = corpora
-    result = evaluate(model, held_out, precision="bf16", counts=token_counts(trained_on))
+    result = evaluate(model, held_out, precision="bf16", counts=trained_on.token_counts)
     return {
         **asdict(job),
         "rates": [group["lr_ratio"] * config.optimizer.lr for group in optimizer.param_groups],
@@ -269,6 +274,7 @@ def prepare(options: argparse.Namespace) -> None:
 def draw(options: argparse.Namespace) -> None:
     """The figures of docs/ties.md."""
     rows = [json.loads(line) for line in Path(options.runs).read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if "error" not in row]
     if options.curves is not None:
         draw_curves([row for row in rows if row["n_embd"] == 768], options.curves)
     if options.transfer is not None:
@@ -291,19 +297,26 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_transfer(rows: list[dict[str, Any]], path: Path) -> None:
-    """Held-out loss over the matrices' rate, as a multiple of the rule's, a line a width."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    """Held-out loss over the rate of the matrices and over that of the tables, as multiples of the rule's."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
     for n_embd in sorted({row["n_embd"] for row in rows}):
-        points = sorted((row["optimizer"]["lr"] / rates(n_embd)["lr"], row["held_out"]) for row in rows
-                        if row["n_embd"] == n_embd)  # fmt: skip
-        axes.plot(*zip(*points, strict=True), "o-", label=f"n_embd {n_embd}")
-    axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
-    axes.set(xscale="log", xlabel="rate of the matrices over the rule's", ylabel="held-out loss (nats a token)")
-    axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
+        rule = rates(n_embd)
+        points = []
+        for row in (one for one in rows if one["n_embd"] == n_embd):
+            lr, ratio = row["optimizer"]["lr"], row["optimizer"]["table_lr_ratio"]
+            points.append((lr / rule["lr"], lr * ratio / (rule["lr"] * rule["table_lr_ratio"]), row["held_out"]))
+        for axes, varied in zip(panels, (0, 1), strict=True):
+            line = sorted((point[varied], point[2]) for point in points if math.isclose(point[1 - varied], 1))
+            axes.plot(*zip(*line, strict=True), "o-", label=f"n_embd {n_embd}")
+    for axes, what in zip(panels, ("matrices", "table"), strict=True):
+        axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
+        axes.set(xscale="log", xlabel=f"rate of the {what} over the rule's")
+        axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("held-out loss (nats a token)")
+    panels[0].legend()
     figure.savefig(path, dpi=120)
 
 

@@ -15,8 +15,8 @@ TokenizerKind = Literal["bpe", "word", "char", "byte"]
 # Stands where __post_init__ puts a number that follows from other fields.
 _DERIVED: Any = None
 
-# A tied table's rows are so small that the first prediction gives the token just read a sixteenth, and that its logits
-# spread by a half. Looked up, rows are scaled to this root mean square (docs/ties.md has the law and the measurements).
+# A tied table's rows are as large as a start near a guess allows: the token just read gets a sixteenth of the first
+# prediction, or logits spread by a half. Looked up, they are scaled to this root mean square (docs/ties.md).
 _COPY_ODDS, _LOGIT_STD, _TIED_INPUT_RMS = 1 / 15, 0.5, 0.2
 
 # Beyond what anybody builds: a config of a stranger must not have memory or threads taken without end.
@@ -87,7 +87,7 @@ class RopeScaling:
 class ModelConfig:
     """The shape of a LLaMaTransformer. `n_embd` is also called embedding_dim, d_model and hidden_size.
 
-    `vocab_size` counts the table's rows; the last `unused_rows` of them are no token's: no logit, and never moved.
+    `vocab_size` counts the table's rows; the last `unused_rows` of them get no logit and never move.
     """
 
     vocab_size: int
@@ -127,8 +127,8 @@ class ModelConfig:
                 object.__setattr__(self, name, value)
         _positive("model", embedding_std=self.embedding_std)
         if self.embedding_scale is None:
-            rms = _TIED_INPUT_RMS if self.tie_embeddings else self.embedding_std
-            object.__setattr__(self, "embedding_scale", rms / self.embedding_std)
+            scale = _TIED_INPUT_RMS / self.embedding_std if self.tie_embeddings else 1.0
+            object.__setattr__(self, "embedding_scale", scale)
         self._check()
 
     def _check(self) -> None:

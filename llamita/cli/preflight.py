@@ -1,6 +1,5 @@
 """`llamita preflight`."""
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def preflight(
             {**asdict(found), "predicted_self_logit": found.predicted_self_logit, "input_share": found.input_share}
         )
     else:
-        _show(found)
+        _show(found, config.model.vocab_size - config.model.unused_rows)
     if found.problems:
         raise SystemExit(1)
 
@@ -65,9 +64,9 @@ def _random_batch(config: RunConfig) -> DeviceBatch:
     return DeviceBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
 
 
-def _show(found: Preflight) -> None:
+def _show(found: Preflight, tokens: int) -> None:
     law = f"std {found.std:.3g} x n_embd {found.n_embd} x cosine {found.cosine:.2f}"
-    guess = f"a guess has ln({round(math.exp(found.guess))}) = {found.guess:.4f}"
+    guess = f"a guess has ln({tokens}) = {found.guess:.4f}"
     rows = {
         "first loss": f"{found.loss:.4f} nats a token; {guess}",
         "self-logit": f"{found.self_logit:.3f} for the token just read, {law} = {found.predicted_self_logit:.3f}",

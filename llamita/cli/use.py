@@ -5,8 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from cyclopts import Parameter
 
@@ -14,14 +12,13 @@ from llamita.cli.console import narrator, print_json
 from llamita.cli.sources import SourceName
 from llamita.cli.stopping import Stopping, same_command
 from llamita.config import DataConfig, DeviceName, Precision
-from llamita.errors import UsageError, command_line
+from llamita.errors import UsageError, UserError, command_line
 from llamita.generation.engine import generate as generate_texts
 from llamita.generation.engine import stream
 from llamita.generation.sampling import Sampling
 from llamita.runs.folder import Run
-from llamita.text.frequency import token_counts
-from llamita.text.shard_journal import INDEX
-from llamita.text.shards import open_corpora, write_shards
+from llamita.text.frequency import COUNTED_TOKENS
+from llamita.text.shards import Corpus, open_corpora, write_shards
 from llamita.text.sources import find, read
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.evaluate import evaluate
@@ -147,8 +144,9 @@ def eval(
     torch.set_num_threads(hardware.threads)
     model, tokenizer = opened.model(checkpoint, hardware.device), opened.tokenizer()
     config = opened.config()
-    counts = _training_counts(opened, tokenizer)
     with Stopping(narrator(json), same_command()), tempfile.TemporaryDirectory() as folder:
+        trained_on = _training_corpus(opened, tokenizer)
+        counts = trained_on.token_counts if isinstance(trained_on, Corpus) else None
         corpus = write_shards(read(find(sources), field=field), tokenizer, Path(folder)).train
         data = DataConfig(packing=config.data.packing, mask_documents=config.data.mask_documents)
         result = evaluate(
@@ -163,17 +161,19 @@ def eval(
         else f"no bits per byte: the {tokenizer.kind} tokenizer loses text that it doesn't know"
     )
     print(f"loss {result.loss:.4f} nats a token over {result.tokens} tokens, {result.bytes} bytes; {per_byte}")
-    if counts is None:
-        print(f"no loss by frequency: the text that {run} was trained on isn't in {opened.data_folder}")
+    if not isinstance(trained_on, Corpus):
+        print(f"no loss by frequency: {trained_on}")
         return
-    print("by how often the training text has the token that was to be predicted:")
+    part = " in its first billion tokens" if trained_on.tokens > COUNTED_TOKENS else ""
+    print(f"by how often the training text has{part} the token that was to be predicted:")
     for band in result.bands:
         times = "never" if band.least == 0 else f"{band.least:,} to {10 * band.least - 1:,} times"
         print(f"  {times:>26}: {band.loss:8.4f} nats, {band.tokens / result.tokens:7.2%} of the tokens")
 
 
-def _training_counts(run: Run, tokenizer: Tokenizer) -> npt.NDArray[np.int64] | None:
-    """How often each id occurs in what the run was trained on; None where that isn't there any more."""
-    if not (run.data_folder / INDEX).exists():
-        return None
-    return token_counts(open_corpora(run.data_folder, tokenizer).train)
+def _training_corpus(run: Run, tokenizer: Tokenizer) -> Corpus | UserError:
+    """What the run was trained on, or why that isn't there any more."""
+    try:
+        return open_corpora(run.data_folder, tokenizer).train
+    except UserError as error:
+        return error

@@ -142,12 +142,13 @@ class _Request:
                 raise UserError(f"{name} is {getattr(self, name)}: it must not be negative")
         if "" in self.stop:
             raise UserError("a stop string is empty: give it at least one character, or leave it out")
-        rows, tokens = self.model.config.vocab_size, self.tokenizer.get_vocab_size()
-        if tokens > rows:
-            raise UserError(
-                f"the tokenizer has {tokens} tokens, but the model's table only {rows} rows: "
-                "use the tokenizer that the model was trained with"
-            )
+        sizes = self.tokenizer.get_vocab_size(), self.tokenizer.learned_size
+        for tokens, rows in zip(sizes, (self.model.config.vocab_size, len(self.model.readout)), strict=True):
+            if tokens > rows:
+                raise UserError(
+                    f"the tokenizer has {tokens} tokens, but the model's table only {rows} rows for them: "
+                    "use the tokenizer that the model was trained with"
+                )
         if not self._whole_prompt:
             raise UserError("the prompt is empty, and this tokenizer has no BOS to start from: give a prompt")
 

@@ -26,7 +26,7 @@ _MEANINGS = {
     "swiglu": "silu(gate_proj) * up_proj, {width} wide",
     "feed_forward": "each position by itself, through down_proj",
     "norm": "each vector divided by its RMS, times a learnt gain",
-    "logits": "a score for each row of the table; the RMS is the last position's",
+    "logits": "a score for each token; the RMS is the last position's",
 }
 
 

@@ -46,11 +46,11 @@ def token_losses(
     hidden: Float[Tensor, "*batch n_embd"], weight: Float[Tensor, "vocab_size n_embd"], targets: Int[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
     """Cross entropy of each target in nats, 0 where it is IGNORE, without all logits at a time."""
-    flat, wanted = hidden.flatten(0, -2), targets.flatten()
+    flat, wanted, table = hidden.flatten(0, -2), targets.flatten(), weight.to(hidden.dtype)
     rows = max((_CHUNK_VALUES if hidden.device.type == "cpu" else _DEVICE_CHUNK_VALUES) // weight.shape[0], 1)
     chunks = zip(flat.split(rows), wanted.split(rows), strict=True)
     losses = [
-        F.cross_entropy(F.linear(some, weight).float(), ids, ignore_index=IGNORE, reduction="none")
+        F.cross_entropy(F.linear(some, table).float(), ids, ignore_index=IGNORE, reduction="none")
         for some, ids in chunks
     ]
     return torch.cat(losses).view(targets.shape)

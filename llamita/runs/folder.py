@@ -118,13 +118,15 @@ class Run:
         write_text(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
 
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer; UserError if it has more tokens than the config's table has rows."""
-        tokenizer, rows = Tokenizer.load(self.tokenizer_file), self.config().model.vocab_size
-        if tokenizer.get_vocab_size() > rows:
-            raise UserError(
-                f"{self.tokenizer_file} has {tokenizer.get_vocab_size()} tokens, but the table of {self.config_file} "
-                f"{rows} rows: put the tokenizer there that the run began with"
-            )
+        """The run's tokenizer; UserError if it has more tokens than the config's table has rows for them."""
+        tokenizer, model = Tokenizer.load(self.tokenizer_file), self.config().model
+        read_out = model.vocab_size - model.unused_rows
+        for tokens, rows in ((tokenizer.get_vocab_size(), model.vocab_size), (tokenizer.learned_size, read_out)):
+            if tokens > rows:
+                raise UserError(
+                    f"{self.tokenizer_file} has {tokens} tokens, but the table of {self.config_file} {rows} rows for "
+                    "them: put the tokenizer there that the run began with"
+                )
         return tokenizer
 
     def checkpoints(self) -> list[Checkpoint]:

@@ -1,27 +1,22 @@
-"""How often each token occurs in a corpus."""
+"""How often each token occurs."""
 
-from functools import lru_cache
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-
-from llamita.text.shards import Corpus
 
 COUNTED_TOKENS: Final = 10**9
 _AT_ONCE: Final = 1 << 24
 
 
-@lru_cache(maxsize=2)
-def token_counts(corpus: Corpus) -> npt.NDArray[np.int64]:
-    """How often each id occurs, among the first billion tokens of a longer corpus; shape (vocab_size,)."""
-    counts = np.zeros(corpus.vocab_size, np.int64)
+def count_tokens(shards: Iterable[npt.NDArray[Any]], vocab_size: int) -> npt.NDArray[np.int64]:
+    """Occurrences of each id among the first billion tokens; shape (vocab_size,). Ids beyond aren't counted."""
+    counts = np.zeros(vocab_size, np.int64)
     left = COUNTED_TOKENS
-    for shard in corpus.shards:
+    for shard in shards:
         for start in range(0, min(len(shard), left), _AT_ONCE):
             some = shard[start : min(start + _AT_ONCE, left)]
-            # Ids that are none are told of where they are trained on.
-            counts += np.bincount(some, minlength=corpus.vocab_size)[: corpus.vocab_size]
+            counts += np.bincount(some[some < vocab_size], minlength=vocab_size)
         left -= min(len(shard), left)
-    counts.setflags(write=False)
     return counts

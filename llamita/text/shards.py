@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
+from llamita.text.frequency import count_tokens
 from llamita.text.holdout import SplitKind, choose_split
 from llamita.text.shard_journal import INDEX, JOURNAL, ShardJournal
 from llamita.text.shard_writer import AGAIN, Encoder, map_shard, token_dtype
@@ -97,6 +98,11 @@ class Corpus:
             here = shard_of == number
             tokens[here] = self.shards[number][indices[here] - self._borders[number]]
         return tokens
+
+    @cached_property
+    def token_counts(self) -> IntArray:
+        """How often each id occurs, among the first billion tokens of a longer corpus; shape (vocab_size,)."""
+        return count_tokens(self.shards, self.vocab_size)
 
     def read(self, start: int, stop: int) -> IntArray:
         """Tokens [start, stop) of the whole stream; shape (stop - start,)."""
@@ -184,7 +190,7 @@ def resume_shards(
     try:
         with _writable(folder, remedy):
             going_on = key is not None and journal.restore()
-        texts = _texts(documents_from(journal.documents if going_on else 0))
+        texts: Iterator[str] = (document.text for document in documents_from(journal.documents if going_on else 0))
         if not going_on:
             split, texts = choose_split(texts, validation_fraction, seed)
             with _writable(folder, remedy):
@@ -268,10 +274,6 @@ def _write_index(folder: Path, encoder: Encoder, journal: ShardJournal) -> None:
         **records,
     }
     write_text(folder / INDEX, json.dumps(index, indent=1))
-
-
-def _texts(documents: Iterable[HasText]) -> Iterator[str]:
-    return (document.text for document in documents)
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -21,7 +21,7 @@ from llamita.files import read_text, write_text
 from llamita.text.byte_level import BYTE_SYMBOLS, is_byte_level, loses_nothing, readable, token_bytes
 from llamita.text.growth import growth
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
-from llamita.text.vocabulary import BOS, EOS, train_backend
+from llamita.text.vocabulary import BOS, EOS, RESERVED, train_backend
 
 Ids = npt.NDArray[np.uint32]
 
@@ -35,7 +35,6 @@ _BOS_NAMES: Final = (
     "<|endoftext|>",
 )
 _EOS_NAMES: Final = (EOS, "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>")
-_RESERVED: Final = re.compile(r"<\|reserved_\d+\|>")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK: Final = 32_000  # characters of one piece of work of the encoder
 _BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
@@ -135,8 +134,9 @@ class Tokenizer:
     @property
     def reserved(self) -> int:
         """Number of reserved ids at the end: no text encodes to them, and no model predicts them."""
-        names = (self.id_to_token(number) or "" for number in reversed(range(self._size)))
-        return sum(1 for _ in takewhile(_RESERVED.fullmatch, names))
+        words = self._backend.get_vocab(with_added_tokens=False)  # a stranger's may have the name as a word, too
+        special = (number in self.special_ids and self.id_to_token(number) for number in range(self._size - 1, 0, -1))
+        return sum(1 for _ in takewhile(lambda name: name and RESERVED.fullmatch(name) and name not in words, special))
 
     @property
     def learned_size(self) -> int:

@@ -1,6 +1,7 @@
 """Learn the vocabulary of a tokenizer from text."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -18,9 +19,10 @@ from llamita.text.splitting import OWN_JOINER, SCHEMES, Kind, Scheme, chunks
 BOS: Final = "<|begin_of_text|>"
 EOS: Final = "<|end_of_text|>"
 UNKNOWN: Final = "<|unknown|>"
+RESERVED: Final = re.compile(r"<\|reserved_\d+\|>")
 _NAMED: Final = (BOS, EOS)
 
-_MULTIPLE: Final = 64  # table sizes that matrix kernels like
+_MULTIPLE: Final = 64  # a tidy number of rows, and some to spare for special tokens
 _MAX_TOKEN_LENGTH: Final = 64
 # A pair that occurs once makes a token that occurs once: its row would hardly be trained.
 _MIN_FREQUENCY: Final = 2

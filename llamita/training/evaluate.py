@@ -17,8 +17,8 @@ from llamita.text.batches import Batch, Batches
 from llamita.text.shards import Corpus
 from llamita.training.hardware import autocast
 
-# Never, and as many powers of ten as a count can have.
-_BANDS = 12
+# Where bands of counts begin, beside that of those that never occur.
+_POWERS = tuple(10**power for power in range(11))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ def evaluate(
     device = model.embeddings.weight.device
     was_training = model.training
     model.eval()
-    band_of = None if counts is None else torch.from_numpy(_bands(counts))
-    total, tokens, complete = torch.zeros(_BANDS, 2, dtype=torch.float64), 0, True
+    band_of = None if counts is None else torch.from_numpy(np.searchsorted(_POWERS, counts, side="right"))
+    total, tokens, complete = torch.zeros(1 + len(_POWERS), 2, dtype=torch.float64), 0, True
     for batch in batches.one_epoch():
         if max_tokens is not None and tokens >= max_tokens:
             complete = False
@@ -103,14 +103,9 @@ def evaluate(
     # Where only a part was read, its bytes are taken to be its share of the corpus.
     text_bytes = corpus.text_bytes if complete else round(corpus.text_bytes * tokens / corpus.tokens)
     per_byte = bits_per_byte(loss, tokens, text_bytes) if lossless and text_bytes else None
-    named = zip((0, *(10**power for power in range(_BANDS))), total.tolist(), strict=False)
+    named = zip((0, *_POWERS), total.tolist(), strict=True)
     bands = [Band(least, int(size), nats / size) for least, (nats, size) in named if size]
     return Evaluation(loss, tokens, text_bytes, per_byte, () if counts is None else tuple(bands))
-
-
-def _bands(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The band of each id: 0 for one that never occurs, else its count's number of digits."""
-    return np.searchsorted([1, *(10**power for power in range(1, _BANDS - 1))], counts, side="right")
 
 
 def _by_band(
@@ -121,7 +116,7 @@ def _by_band(
     targets, nats = batch.targets.cpu(), losses.cpu().double()
     real = targets != IGNORE
     band = torch.zeros_like(targets) if band_of is None else band_of[targets.clamp(min=0)]
-    found = torch.zeros(_BANDS, 2, dtype=torch.float64)
+    found = torch.zeros(1 + len(_POWERS), 2, dtype=torch.float64)
     return found.index_add_(0, band[real], torch.stack([nats[real], torch.ones_like(nats[real])], 1))
 
 

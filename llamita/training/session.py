@@ -21,7 +21,6 @@ from llamita.runs.folder import Run, initial_model
 from llamita.runs.lock import writing
 from llamita.runs.saving import Saver
 from llamita.text.batches import Position
-from llamita.text.frequency import token_counts
 from llamita.text.shards import open_corpora
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import evaluate, to_device
@@ -180,7 +179,7 @@ class Session:
             max_tokens=self.config.training.eval_tokens,
             data=self.config.data,
             lossless=self.tokenizer.lossless,
-            counts=token_counts(self.corpora.train),
+            counts=self.corpora.train.token_counts,
         )
         event = self._last_evaluation = Evaluated(self.state.step, result)
         self._metrics.note({"step": event.step, **result.row()})

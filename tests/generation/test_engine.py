@@ -361,6 +361,22 @@ def test_no_samples_at_all_are_refused(make_model: MakeModel, byte_tokenizer: To
 def test_a_tokenizer_larger_than_the_table_is_refused(make_model: MakeModel, byte_tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="320 tokens, but the model's table only 300 rows"):
         generate(make_model(vocab_size=300), byte_tokenizer, "abc")
+    with pytest.raises(UserError, match="258 tokens, but the model's table only 257 rows for them"):
+        generate(make_model(unused_rows=63), byte_tokenizer, "abc")
+
+
+def test_unused_rows_are_neither_said_nor_missed(make_model: MakeModel, byte_tokenizer: Tokenizer) -> None:
+    assert (byte_tokenizer.get_vocab_size(), byte_tokenizer.reserved) == (320, 62)
+    made = generate(
+        make_model(unused_rows=62),
+        byte_tokenizer,
+        "abc",
+        max_new_tokens=40,
+        sampling=Sampling(temperature=5.0, repetition_penalty=1.2),
+        samples=3,
+    )
+    assert all(number < 258 for one in made for number in one.token_ids)
+    assert sum(len(one.token_ids) for one in made) > 40
 
 
 def test_a_tokenizer_without_bos_needs_a_prompt(make_model: MakeModel) -> None:

@@ -315,6 +315,21 @@ def test_reserved_tokens_fill_what_a_small_text_leaves(kind: Kind, learned: int)
     assert names == [f"<|reserved_{number}|>" for number in range(rows - learned)]
 
 
+def test_a_name_that_text_encodes_to_is_not_reserved() -> None:
+    words = {"a": 0, "b": 1, "<|reserved_0|>": 2}
+    backend = Backend(models.WordLevel(words, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_tokens([AddedToken("<|reserved_1|>", special=False)])
+    assert Tokenizer(backend).reserved == 0
+    backend.add_special_tokens([AddedToken(f"<|reserved_{number}|>", special=True) for number in (0, 2, 3)])
+    tokenizer = Tokenizer(backend)
+    assert tokenizer.encode("a <|reserved_0|> b <|reserved_1|>") == [0, 2, 1, 3]
+    assert (tokenizer.get_vocab_size(), tokenizer.reserved) == (6, 2)
+    nothing_else = Backend(models.WordLevel({}, unk_token="?"))
+    nothing_else.add_special_tokens([AddedToken(f"<|reserved_{number}|>", special=True) for number in range(3)])
+    assert Tokenizer(nothing_else).reserved == 2
+
+
 def test_training_depends_on_the_text_and_not_on_the_order_of_documents() -> None:
     for kind in KINDS:
         again = Tokenizer.train(reversed(CORPUS), vocab_size=384, kind=kind)

@@ -10,7 +10,7 @@ import torch
 
 from llamita.config import DataConfig
 from llamita.model.transformer import LLaMaTransformer
-from llamita.text.frequency import token_counts
+from llamita.text.frequency import count_tokens
 from llamita.text.shards import Corpus
 from llamita.training.evaluate import bits_per_byte, evaluate
 from tests.model.tiny import stirred
@@ -122,7 +122,14 @@ def test_tokens_are_counted_over_all_shards_up_to_a_limit(monkeypatch: pytest.Mo
     several = dataclasses.replace(one, shards=shards)
     stream = one.read(0, one.tokens)
     assert set(tokens) <= set(stream.tolist())
-    assert token_counts(one).tolist() == token_counts(several).tolist() == np.bincount(stream, minlength=64).tolist()
+    expected = np.bincount(stream, minlength=64).tolist()
+    assert one.token_counts.tolist() == several.token_counts.tolist() == expected
+    monkeypatch.setattr("llamita.text.frequency._AT_ONCE", 8)
+    assert count_tokens(several.shards, 64).tolist() == expected
     monkeypatch.setattr("llamita.text.frequency.COUNTED_TOKENS", 50)
-    part = dataclasses.replace(several)
-    assert token_counts(part).tolist() == np.bincount(stream[:50], minlength=64).tolist()
+    assert count_tokens(several.shards, 64).tolist() == np.bincount(stream[:50], minlength=64).tolist()
+
+
+def test_a_damaged_id_is_not_counted() -> None:
+    shard = np.array([1, 2, 2**32 - 1, 2], np.uint32)
+    assert count_tokens([shard], 4).tolist() == [0, 1, 2, 0]

@@ -87,7 +87,8 @@ def test_a_prepared_run_holds_what_training_needs(tiny_text: Path, tmp_path: Pat
     prepared = prepare_run(tmp_path / "run", [str(tiny_text)], [layers.from_dotted("", SMALL)])
     run = prepared.run
     assert run.tokenizer().fingerprint == prepared.tokenizer.fingerprint
-    assert run.config().model.vocab_size == prepared.tokenizer.get_vocab_size()
+    model, tokenizer = run.config().model, prepared.tokenizer
+    assert (model.vocab_size, model.unused_rows) == (tokenizer.get_vocab_size(), tokenizer.reserved)
     assert run.config().data.sources == (str(tiny_text),)
     corpora = open_corpora(run.data_folder, prepared.tokenizer)
     assert corpora.validation is not None
@@ -110,7 +111,7 @@ def test_a_tokenizer_that_is_given_is_the_runs_own(tiny_text: Path, tmp_path: Pa
     Tokenizer.train([], vocab_size=0, kind="byte").save(file)
     run = small_run(tmp_path / "run", tiny_text, {"tokenizer.file": str(file)})
     assert run.tokenizer().kind == "byte"
-    assert run.config().model.vocab_size == 320
+    assert (run.config().model.vocab_size, run.config().model.unused_rows) == (320, 62)
 
 
 UNFIT: list[dict[str, Any]] = [
