@@ -1,12 +1,11 @@
 """Tied against untied on real text: training runs over the GPUs of a machine, one JSON line a run, and figures of them.
 
 python benchmarks/tie_runs.py tokens TEXT... --tokens tokens.bin
-python benchmarks/tie_runs.py run gap bars transfer --tokens tokens.bin --out runs.jsonl
+python benchmarks/tie_runs.py run gap sweep bars transfer --tokens tokens.bin --out runs.jsonl
 python benchmarks/tie_runs.py draw runs.jsonl --curves docs/ties-curves.png --transfer docs/ties-transfer.png
 
 Model, optimizer and step are the library's; batches are windows of the token file drawn at random, its last million
-tokens are held out. What the suites `gap`, `bars` and `transfer` hold stands in `suites`; a path that ends in .jsonl
-names a file of jobs instead.
+tokens are held out. What the suites hold stands in `suites`; a path that ends in .jsonl names a file of jobs instead.
 """
 
 import argparse
@@ -117,7 +116,16 @@ def suites() -> dict[str, list[Job]]:
         for matrices, tables in ((1, 1), (0.5, 1), (2, 1), (0.25, 1), (4, 1), (1, 0.5), (1, 2), (1, 0.25), (1, 4))
         for changed in [multiplied(rates(n_embd), matrices, tables)]
     ]
-    return {"gap": gap, "bars": bars, "transfer": transfer}
+    sweep = [
+        Job(f"{name}, {what}", steps=LONG, model=model, optimizer=rule | changed)
+        for name, model, rule in (("tied", {}, rates(768)), ("untied, best", UNTIED, BEST_UNTIED))
+        for what, changed in (
+            *((f"rates x{m:g} x{t:g}", multiplied(rule, m, t)) for m, t in ((1, 1.5), (0.7, 1), (1.4, 1), (1, 0.7))),
+            ("decay 0.3", {"weight_decay": 0.3}),
+            ("warm-up 300", {"warmup_steps": 300}),
+        )
+    ]
+    return {"gap": gap, "sweep": sweep, "bars": bars, "transfer": transfer}
 
 
 # Of those tried at 60 M tokens (docs/log.md, 2026-11-27).
