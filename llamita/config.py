@@ -87,11 +87,11 @@ class RopeScaling:
 class ModelConfig:
     """The shape of a LLaMaTransformer. `n_embd` is also called embedding_dim, d_model and hidden_size.
 
-    `vocab_size` counts the table's rows; the last `unused_rows` of them get no logit and never move.
+    `vocab_size` counts the table's rows; the last `unpredicted_rows` of them get no logit: nothing is read out of them.
     """
 
     vocab_size: int
-    unused_rows: int = 0
+    unpredicted_rows: int = 0
     n_embd: int = 256
     n_layers: int = 6
     n_heads: int = 4
@@ -113,9 +113,9 @@ class ModelConfig:
         _chosen("model", self)
         _positive("model", vocab_size=self.vocab_size, n_embd=self.n_embd, n_layers=self.n_layers)
         _positive("model", n_heads=self.n_heads, multiple_of=self.multiple_of, max_seq_len=self.max_seq_len)
-        unused, rows = self.unused_rows, self.vocab_size
-        _require(0 <= unused < rows, f"model.unused_rows ({unused}) must be at least 0 and below vocab_size ({rows})")
-        tied_std = min(math.log1p(_COPY_ODDS * (rows - unused)) / self.n_embd, _LOGIT_STD / math.sqrt(self.n_embd))
+        silent, rows = self.unpredicted_rows, self.vocab_size
+        _require(0 <= silent < rows, f"model.unpredicted_rows ({silent}) must be from 0 to {rows - 1}")
+        tied_std = min(math.log1p(_COPY_ODDS * (rows - silent)) / self.n_embd, _LOGIT_STD / math.sqrt(self.n_embd))
         derived = {
             "n_kv_heads": self.n_heads,
             "head_dim": max(self.n_embd // self.n_heads, 1),

@@ -17,7 +17,7 @@ SCALING = {"kind": "llama3", "factor": 2.0, "original_max_seq_len": 64}
 IMPOSSIBLE: dict[str, list[float]] = {
     "model.vocab_size": [0, -1],
     "model.n_embd": [0, -64],
-    "model.unused_rows": [-1, 64],
+    "model.unpredicted_rows": [-1, 64],
     "model.n_layers": [0],
     "model.n_heads": [0],
     "model.n_kv_heads": [0, 3],

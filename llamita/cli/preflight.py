@@ -52,7 +52,7 @@ def preflight(
             {**asdict(found), "predicted_self_logit": found.predicted_self_logit, "input_share": found.input_share}
         )
     else:
-        _show(found, config.model.vocab_size - config.model.unused_rows)
+        _show(found, config.model.vocab_size - config.model.unpredicted_rows)
     if found.problems:
         raise SystemExit(1)
 
@@ -60,7 +60,7 @@ def preflight(
 def _random_batch(config: RunConfig) -> DeviceBatch:
     generator = torch.Generator().manual_seed(config.training.seed)
     shape = (config.training.micro_batch_size, config.model.max_seq_len + 1)
-    tokens = torch.randint(config.model.vocab_size - config.model.unused_rows, shape, generator=generator)
+    tokens = torch.randint(config.model.vocab_size - config.model.unpredicted_rows, shape, generator=generator)
     return DeviceBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
 
 

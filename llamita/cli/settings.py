@@ -41,7 +41,7 @@ def _optional(hint: Any) -> Any:
 
 _Tokenizer: Any = _partial(TokenizerConfig, without=("file",))
 _Data: Any = _partial(DataConfig, without=("sources",))
-_Model: Any = _partial(ModelConfig, without=("vocab_size", "unused_rows"))
+_Model: Any = _partial(ModelConfig, without=("vocab_size", "unpredicted_rows"))
 _Optimizer: Any = _partial(OptimizerConfig)
 _Training: Any = _partial(TrainingConfig)
 

@@ -53,7 +53,7 @@ def train(
         "file": str(out),
         "kind": kind,
         "vocab_size": tokenizer.get_vocab_size(),
-        "learned": tokenizer.learned_size,
+        "learned": tokenizer.get_vocab_size() - tokenizer.reserved,
         "reserved": tokenizer.reserved,
         "fingerprint": tokenizer.fingerprint,
     }

@@ -142,7 +142,7 @@ class _Request:
                 raise UserError(f"{name} is {getattr(self, name)}: it must not be negative")
         if "" in self.stop:
             raise UserError("a stop string is empty: give it at least one character, or leave it out")
-        sizes = self.tokenizer.get_vocab_size(), self.tokenizer.learned_size
+        sizes = self.tokenizer.get_vocab_size(), self.tokenizer.text_size
         for tokens, rows in zip(sizes, (self.model.config.vocab_size, len(self.model.readout)), strict=True):
             if tokens > rows:
                 raise UserError(

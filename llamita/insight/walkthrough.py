@@ -127,7 +127,7 @@ def toy(text: str) -> tuple[LLaMaTransformer, Tokenizer]:
     tokenizer = Tokenizer.train(documents, vocab_size=room, kind="word")
     config = ModelConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        unused_rows=tokenizer.reserved,
+        unpredicted_rows=tokenizer.get_vocab_size() - tokenizer.text_size,
         n_embd=8,
         n_layers=2,
         n_heads=2,

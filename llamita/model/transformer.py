@@ -56,9 +56,9 @@ class LLaMaTransformer(nn.Module):
 
     @property
     def readout(self) -> Float[Tensor, "tokens n_embd"]:
-        """The rows of `output_weight` but unused ones, which without gradient and decay never move."""
-        unused = self.config.unused_rows
-        return self.output_weight[:-unused] if unused else self.output_weight
+        """The rows of `output_weight` that logits are read from; the others are at its end."""
+        silent = self.config.unpredicted_rows
+        return self.output_weight[:-silent] if silent else self.output_weight
 
     def embed(self, tokens: Int[Tensor, "*batch seq"]) -> Float[Tensor, "*batch seq n_embd"]:
         """The vectors of these tokens: (seq_len,) gives (seq_len, n_embd), (batch, seq_len) one dimension more."""

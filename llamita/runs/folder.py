@@ -120,8 +120,8 @@ class Run:
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer; UserError if it has more tokens than the config's table has rows for them."""
         tokenizer, model = Tokenizer.load(self.tokenizer_file), self.config().model
-        read_out = model.vocab_size - model.unused_rows
-        for tokens, rows in ((tokenizer.get_vocab_size(), model.vocab_size), (tokenizer.learned_size, read_out)):
+        predicted = model.vocab_size - model.unpredicted_rows
+        for tokens, rows in ((tokenizer.get_vocab_size(), model.vocab_size), (tokenizer.text_size, predicted)):
             if tokens > rows:
                 raise UserError(
                     f"{self.tokenizer_file} has {tokens} tokens, but the table of {self.config_file} {rows} rows for "

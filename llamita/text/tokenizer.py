@@ -79,7 +79,7 @@ class Tokenizer:
         """Learn a vocabulary from text.
 
         `get_vocab_size()` is vocab_size rounded up to a multiple of 64; less where the text gives less, and
-        `learned_size` says how much it gave. Kind "byte" needs neither documents nor a vocab_size. The same
+        `reserved` says how much it lacked. Kind "byte" needs neither documents nor a vocab_size. The same
         documents give the same tokenizer, in any order. Raises UserError for a vocab_size that is too small
         and documents without text.
         """
@@ -133,15 +133,17 @@ class Tokenizer:
 
     @property
     def reserved(self) -> int:
-        """Number of reserved ids at the end: no text encodes to them, and no model predicts them."""
-        words = self._backend.get_vocab(with_added_tokens=False)  # a stranger's may have the name as a word, too
-        special = (number in self.special_ids and self.id_to_token(number) for number in range(self._size - 1, 0, -1))
-        return sum(1 for _ in takewhile(lambda name: name and RESERVED.fullmatch(name) and name not in words, special))
+        """Number of reserved tokens, which no text encodes to."""
+        names = (self.id_to_token(number) or "" for number in self.special_ids)
+        return sum(RESERVED.fullmatch(name) is not None for name in names)
 
-    @property
-    def learned_size(self) -> int:
-        """Number of tokens that are not reserved, BOS and EOS included."""
-        return self._size - self.reserved
+    @cached_property
+    def text_size(self) -> int:
+        """The highest id that some text encodes to, and one."""
+        words = self._backend.get_vocab(with_added_tokens=False)
+        ids = reversed(range(self._size))
+        silent = takewhile(lambda number: number in self.special_ids and self.id_to_token(number) not in words, ids)
+        return self._size - sum(1 for _ in silent)
 
     def token_to_id(self, token: str) -> int | None:
         """Id of a token as tokenizer.json spells it."""

@@ -99,21 +99,23 @@ def evaluate(
             total += _by_band(model, to_device(batch, device), band_of)
         tokens += batch.tokens
     model.train(was_training)
-    loss = total[:, 0].sum().item() / max(tokens, 1)
+    measured = int(total[:, 1].sum())
+    loss = total[:, 0].sum().item() / max(measured, 1)
     # Where only a part was read, its bytes are taken to be its share of the corpus.
     text_bytes = corpus.text_bytes if complete else round(corpus.text_bytes * tokens / corpus.tokens)
-    per_byte = bits_per_byte(loss, tokens, text_bytes) if lossless and text_bytes else None
+    per_byte = bits_per_byte(loss, measured, text_bytes) if lossless and text_bytes else None
     named = zip((0, *_POWERS), total.tolist(), strict=True)
     bands = [Band(least, int(size), nats / size) for least, (nats, size) in named if size]
-    return Evaluation(loss, tokens, text_bytes, per_byte, () if counts is None else tuple(bands))
+    return Evaluation(loss, measured, text_bytes, per_byte, () if counts is None else tuple(bands))
 
 
 def _by_band(
     model: LLaMaTransformer, batch: DeviceBatch, band_of: Int[Tensor, " vocab_size"] | None
 ) -> Float[Tensor, "bands 2"]:
     """Nats and number of the targets in each band; all in the first where nobody asked for bands."""
-    losses = token_losses(model.hidden(batch.inputs, documents=batch.documents), model.readout, batch.targets)
-    targets, nats = batch.targets.cpu(), losses.cpu().double()
+    wanted = predicted(model, batch)
+    losses = token_losses(model.hidden(batch.inputs, documents=batch.documents), model.readout, wanted)
+    targets, nats = wanted.cpu(), losses.cpu().double()
     real = targets != IGNORE
     band = torch.zeros_like(targets) if band_of is None else band_of[targets.clamp(min=0)]
     found = torch.zeros(1 + len(_POWERS), 2, dtype=torch.float64)
@@ -134,4 +136,11 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
 def batch_loss(model: LLaMaTransformer, batch: DeviceBatch) -> Float[Tensor, ""]:
     """The model's loss on a batch in nats, summed over its targets."""
     hidden = model.hidden(batch.inputs, documents=batch.documents)
-    return hidden_loss(hidden, model.readout, batch.targets, tokens=1)
+    return hidden_loss(hidden, model.readout, predicted(model, batch), tokens=1)
+
+
+def predicted(model: LLaMaTransformer, batch: DeviceBatch) -> Int[Tensor, "batch seq"]:
+    """The targets, but for those that the model has no logit of: they are IGNORE."""
+    if model.config.unpredicted_rows == 0:
+        return batch.targets
+    return batch.targets.masked_fill(batch.targets >= len(model.readout), IGNORE)

@@ -18,7 +18,7 @@ from llamita.insight.states import layer_states
 from llamita.model.loss import hidden_loss
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run, initial_model
-from llamita.training.evaluate import DeviceBatch
+from llamita.training.evaluate import DeviceBatch, predicted
 from llamita.training.hardware import autocast
 
 _TOKENS = 4096  # of the batch that are looked at
@@ -72,7 +72,7 @@ def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision)
     """Measure a model on one batch, forward and back; weights, gradients and random numbers stay as they are."""
     rows = max(_TOKENS // batch.inputs.shape[1], 1)
     documents = None if batch.documents is None else batch.documents[:rows]
-    inputs, targets = batch.inputs[:rows], batch.targets[:rows]
+    inputs, targets = batch.inputs[:rows], predicted(model, batch)[:rows]
     # Two views of one tensor, so that each role gets a gradient of its own.
     readout = model.readout.detach().requires_grad_()
     body = [weight for weight in model.parameters() if weight is not model.output_weight]
@@ -83,19 +83,19 @@ def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision)
         states = layer_states(model, inputs, documents)
     through_lookup, through_logits, *rest = torch.autograd.grad(loss, learning)
     if model.lm_head is None:
-        tables = [through_lookup[: len(readout)] + through_logits]
+        tables = [through_lookup + F.pad(through_logits, (0, 0, 0, model.config.unpredicted_rows))]
     else:
         tables = [through_lookup, through_logits]
     with torch.no_grad():
         some = torch.linspace(0, inputs.numel() - 1, _LOGIT_TOKENS, device=inputs.device).long().unique()
         vectors, read = hidden.float().flatten(0, 1)[some], inputs.flatten()[some]
-        logits = vectors @ readout.float().T
+        logits, own = vectors @ readout.float().T, model.output_weight[read].float()
     found = Preflight(
         loss=loss.item(),
         guess=math.log(len(readout)),
-        self_logit=logits.gather(1, read[:, None]).mean().item(),
+        self_logit=(vectors * own).sum(1).mean().item(),
         std=readout.float().std().item(),
-        cosine=F.cosine_similarity(vectors, readout[read].float()).mean().item(),
+        cosine=F.cosine_similarity(vectors, own).mean().item(),
         n_embd=model.config.n_embd,
         logit_std=logits.std(1).mean().item(),
         stream_rms=tuple(state.float().square().mean().sqrt().item() for state in states[:-1]),

@@ -27,7 +27,7 @@ from llamita.training.preparation import (
     stamps,
     token_settings,
 )
-from llamita.training.sizes import hardware_layer, pick_sizes, pick_vocab_size, vocabulary_layer
+from llamita.training.sizes import hardware_layer, never_predicted, pick_sizes, pick_vocab_size, vocabulary_layer
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -134,8 +134,8 @@ def prepare_run(
             now = replace(now, tokenizer=tokenizer.fingerprint)
             now.save(target)
         corpora = _encode(run, text, tokenizer, now, progress, notify)
-        size = tokenizer.get_vocab_size(), tokenizer.reserved
-        config, _ = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, *size)
+        vocabulary = tokenizer.get_vocab_size(), never_predicted(tokenizer, corpora.train, draft.data.packing)
+        config, _ = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, *vocabulary)
         run.write_environment()
         run.write_config(config)
         forget_preparation(target)
@@ -191,7 +191,7 @@ def resolve(
     text_bytes: int,
     train_tokens: int,
     vocab_size: int,
-    unused_rows: int = 0,
+    unpredicted_rows: int = 0,
 ) -> tuple[RunConfig, dict[str, str]]:
     """The config of a run and where each setting comes from; what nobody asked for is picked."""
     found = [
@@ -199,7 +199,7 @@ def resolve(
         pick_sizes(train_tokens, vocab_size, hardware, layers.typed(layers.merge(asked)[0])),
         *asked,
         hardware_layer(hardware, asked),
-        vocabulary_layer(vocab_size, unused_rows),
+        vocabulary_layer(vocab_size, unpredicted_rows),
     ]
     values, origin = layers.merge(found)
     training = values["training"]

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 from llamita.layers import Layer, Table
+from llamita.text.shards import Corpus
+from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import Hardware
 
 # Floating-point operations of a training run of a few minutes, by device and precision.
@@ -20,6 +22,9 @@ _MAX_VOCAB = {"cpu": 2048, "mps": 4096, "cuda": 32768}
 
 # The best rate of matrices falls with the width, that of tables doesn't (docs/log.md).
 _TABLE_LR, _WIDTH_LR = 4e-3, 0.768
+
+# With fewer a tied model starts badly and doesn't recover (docs/ties.md).
+_WARMUP_STEPS = 150
 
 # Text that is read often wants more weight decay, up to 1 (docs/log.md).
 _DECAY_PER_EPOCH = 0.1
@@ -70,14 +75,26 @@ def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Ta
         "lr": round(lr, 6),
         "table_lr_ratio": round(_TABLE_LR / lr, 3),
         "weight_decay": round(min(max(_DECAY_PER_EPOCH * epochs, _DECAY_PER_EPOCH), 1.0), 3),
-        "warmup_steps": min(100, steps // 10),
+        "warmup_steps": min(_WARMUP_STEPS, 3 * steps // 10),
     }
     return Layer("picked for this text and machine", {"model": model, "training": training, "optimizer": optimizer})
 
 
-def vocabulary_layer(vocab_size: int, unused_rows: int = 0) -> Layer:
+def vocabulary_layer(vocab_size: int, unpredicted_rows: int = 0) -> Layer:
     """The table that a tokenizer's vocabulary needs."""
-    return Layer("the tokenizer", {"model": {"vocab_size": vocab_size, "unused_rows": unused_rows}})
+    return Layer("the tokenizer", {"model": {"vocab_size": vocab_size, "unpredicted_rows": unpredicted_rows}})
+
+
+def never_predicted(tokenizer: Tokenizer, corpus: Corpus, packing: str) -> int:
+    """How many ids at the end of a vocabulary follow nothing in a corpus, and no text encodes to.
+
+    Reserved tokens, the end of text where documents only begin, and the beginning of text if there is one document.
+    In a tied table their rows would drift away together, and all that has seldom been read would predict them.
+    """
+    counts = corpus.token_counts.copy()
+    if packing == "stream" and corpus.tokens:
+        counts[corpus.read(0, 1)] -= 1  # what begins the stream follows nothing
+    return len(counts) - max(tokenizer.text_size, int(counts.nonzero()[0].max(initial=-1)) + 1)
 
 
 def hardware_layer(hardware: Hardware, asked: list[Layer]) -> Layer:

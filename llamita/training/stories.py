@@ -14,7 +14,7 @@ from llamita.text.storyworld import Story, StoryWorld, floor
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
 from llamita.training.preparation import claimed, is_being_prepared
-from llamita.training.sizes import hardware_layer, vocabulary_layer
+from llamita.training.sizes import hardware_layer, never_predicted, vocabulary_layer
 
 # No path is spelled so: a run whose source this is was told its stories by StoryWorld.
 STORY_SOURCE = "storyworld://"
@@ -73,12 +73,13 @@ def _prepare(run: Run, draft: RunConfig, asked: list[Layer]) -> PreparedStories:
     held_out = [story for number, story in enumerate(stories) if holdout.picks(number)]
     words = [story.text for story in stories[:_WORDS_SEEN]]
     tokenizer = Tokenizer.train([*words, " ".join(world.vocabulary)], vocab_size=1024, kind="word")
-    vocabulary = vocabulary_layer(tokenizer.get_vocab_size(), tokenizer.reserved)
     split = Layer("the world", {"data": {"validation_fraction": fraction, "sources": [STORY_SOURCE]}})
-    merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
-    config = layers.build(merged)
     tokenizer.save(run.tokenizer_file)
     corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
+    unpredicted = never_predicted(tokenizer, corpora.train, draft.data.packing)
+    vocabulary = vocabulary_layer(tokenizer.get_vocab_size(), unpredicted)
+    merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
+    config = layers.build(merged)
     run.write_environment()
     run.write_config(config)
     return PreparedStories(run, world, tokenizer, corpora, floor(held_out))

@@ -19,7 +19,7 @@ def test_a_tokenizer_is_trained_and_described(kind: str, tiny_text: Path, tmp_pa
         "file": str(file),
         "kind": kind,
         "vocab_size": tokenizer.get_vocab_size(),
-        "learned": tokenizer.learned_size,
+        "learned": tokenizer.get_vocab_size() - tokenizer.reserved,
         "reserved": tokenizer.reserved,
         "fingerprint": tokenizer.fingerprint,
     }

@@ -361,21 +361,24 @@ def test_no_samples_at_all_are_refused(make_model: MakeModel, byte_tokenizer: To
 def test_a_tokenizer_larger_than_the_table_is_refused(make_model: MakeModel, byte_tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="320 tokens, but the model's table only 300 rows"):
         generate(make_model(vocab_size=300), byte_tokenizer, "abc")
-    with pytest.raises(UserError, match="258 tokens, but the model's table only 257 rows for them"):
-        generate(make_model(unused_rows=63), byte_tokenizer, "abc")
+    with pytest.raises(UserError, match="256 tokens, but the model's table only 255 rows for them"):
+        generate(make_model(unpredicted_rows=65), byte_tokenizer, "abc")
 
 
-def test_unused_rows_are_neither_said_nor_missed(make_model: MakeModel, byte_tokenizer: Tokenizer) -> None:
-    assert (byte_tokenizer.get_vocab_size(), byte_tokenizer.reserved) == (320, 62)
+@pytest.mark.parametrize("silent", [62, 64])
+def test_rows_without_a_logit_are_neither_said_nor_missed(
+    silent: int, make_model: MakeModel, byte_tokenizer: Tokenizer
+) -> None:
+    assert (byte_tokenizer.get_vocab_size(), byte_tokenizer.text_size) == (320, 256)
     made = generate(
-        make_model(unused_rows=62),
+        make_model(unpredicted_rows=silent),
         byte_tokenizer,
         "abc",
         max_new_tokens=40,
         sampling=Sampling(temperature=5.0, repetition_penalty=1.2),
         samples=3,
     )
-    assert all(number < 258 for one in made for number in one.token_ids)
+    assert all(number < 320 - silent for one in made for number in one.token_ids)
     assert sum(len(one.token_ids) for one in made) > 40
 
 

@@ -149,7 +149,7 @@ def test_the_toy_takes_the_walk_of_the_source_page(toy_model: Loaded) -> None:
     assert [row.id for row in walk.matrix] == sorted({*range(6), *(known.id for known in walk.tokens)})
     assert all(found.row == found.vector for found in walk.lookup)
     assert [stage.shape for stage in walk.blocks if stage.stage == "q"] == [(1, 3, 2, 4)] * 2
-    assert walk.blocks[-1].shape == (1, 3, tokenizer.learned_size) == (1, 3, len(model.readout))
+    assert walk.blocks[-1].shape == (1, 3, tokenizer.text_size) == (1, 3, len(model.readout))
     assert not walk.unknown
 
 

@@ -21,7 +21,7 @@ COPY_OF_256 = math.log(1 + 256 / 15)
         ({"n_embd": 64}, {"head_dim": 16, "ffn_dim": 192, "embedding_scale": 0.2 * 64 / COPY_OF_256}),
         ({"n_embd": 16}, {"embedding_std": 0.5 / 4, "embedding_scale": 1.6}),
         ({"vocab_size": 32768, "n_embd": 768}, {"embedding_std": 0.01002, "embedding_scale": 19.96}),
-        ({"vocab_size": 320, "unused_rows": 64}, {"embedding_std": COPY_OF_256 / 256}),
+        ({"vocab_size": 320, "unpredicted_rows": 64}, {"embedding_std": COPY_OF_256 / 256}),
         ({"n_embd": 4096, "multiple_of": 256}, {"ffn_dim": 11008}),
         ({"n_embd": 96, "multiple_of": 1}, {"ffn_dim": 256}),
         ({"ffn_dim": 100}, {"ffn_dim": 100}),
@@ -46,8 +46,8 @@ def test_a_tied_table_starts_near_a_guess_whatever_its_shape(vocab_size: int, n_
 
 @pytest.mark.parametrize("unused", [-1, 256, 300])
 def test_rows_that_are_unused_must_leave_some(unused: int) -> None:
-    with pytest.raises(UserError, match=re.escape(f"model.unused_rows ({unused}) must be at least 0 and below")):
-        ModelConfig(vocab_size=256, unused_rows=unused)
+    with pytest.raises(UserError, match=re.escape(f"model.unpredicted_rows ({unused}) must be from 0 to 255")):
+        ModelConfig(vocab_size=256, unpredicted_rows=unused)
 
 
 @pytest.mark.parametrize(

@@ -322,8 +322,8 @@ def test_the_compiled_step_equals_the_plain_one() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_unused_rows_get_no_logit_and_no_gradient(tied: bool) -> None:
-    model = stirred(tiny_config(unused_rows=5, tie_embeddings=tied))
+def test_unpredicted_rows_get_no_logit_and_no_gradient(tied: bool) -> None:
+    model = stirred(tiny_config(unpredicted_rows=5, tie_embeddings=tied))
     tokens = random_tokens(2, 16) % 56
     logits = model(tokens)
     assert logits.shape == (2, 16, 56)

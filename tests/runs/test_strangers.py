@@ -252,8 +252,8 @@ def test_a_tokenizer_of_another_run_is_refused(copied_run: Run) -> None:
     copied_run.config_file.write_text(fewer, encoding="utf-8")
     with pytest.raises(UserError, match=f"has {rows} tokens, but the table of .* {rows - 1} rows"):
         copied_run.tokenizer()
-    unused = copied_run.config().model.unused_rows
-    read_out = text.replace(f"unused_rows = {unused}", f"unused_rows = {unused + 1}", 1)
+    unused = copied_run.config().model.unpredicted_rows
+    read_out = text.replace(f"unpredicted_rows = {unused}", f"unpredicted_rows = {unused + 1}", 1)
     copied_run.config_file.write_text(read_out, encoding="utf-8")
     with pytest.raises(UserError, match=f"has {rows - unused} tokens, but .* {rows - unused - 1} rows for them"):
         copied_run.tokenizer()

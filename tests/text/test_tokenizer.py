@@ -291,7 +291,7 @@ def test_a_text_without_any_place_to_cut_neither_hangs_nor_is_lost(kind: Kind, u
 def test_a_rich_text_fills_the_vocabulary_up_to_a_multiple_of_64(kind: Kind, vocab_size: int, rows: int) -> None:
     many_words = " ".join(f"{chr(0x4E00 + number)}{number}" for number in range(200))
     tokenizer = Tokenizer.train([*CORPUS, many_words], vocab_size=vocab_size, kind=kind)
-    assert (tokenizer.get_vocab_size(), tokenizer.learned_size, tokenizer.reserved) == (rows, rows, 0)
+    assert (tokenizer.get_vocab_size(), tokenizer.reserved) == (rows, 0)
 
 
 @pytest.mark.parametrize(
@@ -306,28 +306,25 @@ def test_a_rich_text_fills_the_vocabulary_up_to_a_multiple_of_64(kind: Kind, voc
 def test_reserved_tokens_fill_what_a_small_text_leaves(kind: Kind, learned: int) -> None:
     tokenizer = Tokenizer.train(["ab c", "ab ."], vocab_size=1000, kind=kind)
     rows = -(-learned // 64) * 64
-    assert (tokenizer.get_vocab_size(), tokenizer.learned_size, tokenizer.reserved) == (
-        rows,
-        learned,
-        rows - learned,
-    )
+    assert (tokenizer.get_vocab_size(), tokenizer.reserved) == (rows, rows - learned)
+    assert tokenizer.text_size == learned - len([BOS, EOS])
     names = [tokenizer.id_to_token(number) for number in range(learned, rows)]
     assert names == [f"<|reserved_{number}|>" for number in range(rows - learned)]
 
 
-def test_a_name_that_text_encodes_to_is_not_reserved() -> None:
+def test_special_tokens_at_the_end_are_beyond_what_text_encodes_to() -> None:
     words = {"a": 0, "b": 1, "<|reserved_0|>": 2}
     backend = Backend(models.WordLevel(words, unk_token="a"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_tokens([AddedToken("<|reserved_1|>", special=False)])
-    assert Tokenizer(backend).reserved == 0
+    assert Tokenizer(backend).text_size == 4
     backend.add_special_tokens([AddedToken(f"<|reserved_{number}|>", special=True) for number in (0, 2, 3)])
     tokenizer = Tokenizer(backend)
     assert tokenizer.encode("a <|reserved_0|> b <|reserved_1|>") == [0, 2, 1, 3]
-    assert (tokenizer.get_vocab_size(), tokenizer.reserved) == (6, 2)
+    assert (tokenizer.get_vocab_size(), tokenizer.text_size) == (6, 4)
     nothing_else = Backend(models.WordLevel({}, unk_token="?"))
     nothing_else.add_special_tokens([AddedToken(f"<|reserved_{number}|>", special=True) for number in range(3)])
-    assert Tokenizer(nothing_else).reserved == 2
+    assert Tokenizer(nothing_else).text_size == 0
 
 
 def test_training_depends_on_the_text_and_not_on_the_order_of_documents() -> None:
@@ -574,7 +571,7 @@ def test_any_tokenizer_json_is_loaded_with_the_ids_of_its_engine(name: str, tmp_
     assert tokenizer.encode(text) == ids
     assert tokenizer.decode(ids) == plain.decode(ids)
     assert tokenizer.get_vocab_size() == plain.get_vocab_size()
-    assert (tokenizer.reserved, tokenizer.learned_size) == (0, plain.get_vocab_size())
+    assert tokenizer.reserved == 0
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -12,7 +12,7 @@ from llamita.config import DataConfig
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.frequency import count_tokens
 from llamita.text.shards import Corpus
-from llamita.training.evaluate import bits_per_byte, evaluate
+from llamita.training.evaluate import DeviceBatch, batch_loss, bits_per_byte, evaluate
 from tests.model.tiny import stirred
 from tests.training.tiny_runs import corpus_of, random_documents, small_config
 
@@ -112,6 +112,17 @@ def test_the_loss_by_frequency_is_the_mean_over_the_targets_of_each_band(model: 
         assert band.loss == pytest.approx(sum(by_band[band.least]) / band.tokens, rel=1e-5)
     assert result.row()["val_loss_by_frequency"] == {str(band.least): band.loss for band in result.bands}
     assert evaluate(model, corpus).bands == ()
+
+
+def test_a_target_without_a_logit_is_left_out() -> None:
+    silent = stirred(small_config(model__unpredicted_rows=4).model)
+    documents = [[min(token, 59) for token in document] for document in random_documents(90)]
+    plain, marked = corpus_of(documents), corpus_of([[*documents[0], 62]])
+    assert evaluate(silent, plain).tokens == evaluate(silent, marked).tokens
+    assert evaluate(silent, marked).loss == pytest.approx(evaluate(silent, plain).loss, rel=1e-5)
+    tokens = torch.tensor([[5, 62, 7]])
+    seen = batch_loss(silent, DeviceBatch(tokens, torch.tensor([[4, 62, 3]]), None)).item()
+    assert seen == pytest.approx(batch_loss(silent, DeviceBatch(tokens, torch.tensor([[4, -100, 3]]), None)).item())
 
 
 def test_tokens_are_counted_over_all_shards_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

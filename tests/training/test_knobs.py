@@ -52,7 +52,7 @@ MUCH_HELD_OUT = {"data.sources": ["{folder}/long.txt"], "tokenizer.kind": "byte"
 
 KNOBS: dict[str, Knob] = {
     "model.vocab_size": Knob({"tokenizer.vocab_size": 384}),
-    "model.unused_rows": Knob({"tokenizer.kind": "byte"}),
+    "model.unpredicted_rows": Knob({"tokenizer.kind": "byte"}),
     "model.n_embd": Knob({"model.n_embd": 48}),
     "model.n_layers": Knob({"model.n_layers": 1}),
     "model.n_heads": Knob({"model.n_heads": 4}),

@@ -101,8 +101,8 @@ def test_the_row_of_a_token_that_never_occurs_stays_as_it_began() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_unused_rows_stay_as_they_began(tied: bool) -> None:
-    config = small_config(model__tie_embeddings=tied, model__unused_rows=4, training__steps=6)
+def test_unpredicted_rows_stay_as_they_began(tied: bool) -> None:
+    config = small_config(model__tie_embeddings=tied, model__unpredicted_rows=4, training__steps=6)
     model = LLaMaTransformer(config.model)
     tables = {id(table): table for table in (model.embeddings.weight, model.output_weight)}.values()
     before = [table.detach().clone() for table in tables]

@@ -99,6 +99,20 @@ def broken(how: str) -> LLaMaTransformer:
     return model
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_token_without_a_logit_may_be_read_and_may_follow(tied: bool) -> None:
+    model = stirred(tiny_config(unpredicted_rows=3, tie_embeddings=tied))
+    batch = batch_of(model)
+    assert (batch.inputs >= 58).any() and (batch.targets >= 58).any()
+    found = preflight(model, batch, "fp32")
+    assert found.guess == pytest.approx(math.log(58))
+    loss = batch_loss(model, batch) / (batch.targets < 58).sum()
+    loss.backward()
+    norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
+    assert found.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert found.gradient_norm == pytest.approx(torch.stack(norms).norm().item(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

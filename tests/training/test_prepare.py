@@ -1,7 +1,7 @@
 """Text becomes a run folder, or nothing at all; what nobody asked for is picked."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from llamita import layers
 from llamita.errors import UsageError, UserError
 from llamita.layers import Layer
-from llamita.text.shards import open_corpora
+from llamita.text.batches import Batches
+from llamita.text.shards import open_corpora, write_shards
+from llamita.text.sources import Document
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import Hardware
 from llamita.training.prepare import make_tokenizer, prepare_run, read_text, resolve
+from llamita.training.sizes import never_predicted
 from tests.training.tiny_runs import SMALL, small_run
 
 CPU = Hardware("cpu", "fp32", 2)
@@ -88,7 +91,9 @@ def test_a_prepared_run_holds_what_training_needs(tiny_text: Path, tmp_path: Pat
     run = prepared.run
     assert run.tokenizer().fingerprint == prepared.tokenizer.fingerprint
     model, tokenizer = run.config().model, prepared.tokenizer
-    assert (model.vocab_size, model.unused_rows) == (tokenizer.get_vocab_size(), tokenizer.reserved)
+    assert model.vocab_size == tokenizer.get_vocab_size()
+    # One text: nothing follows its end.
+    assert model.unpredicted_rows == tokenizer.reserved + 2 == tokenizer.get_vocab_size() - tokenizer.text_size
     assert run.config().data.sources == (str(tiny_text),)
     corpora = open_corpora(run.data_folder, prepared.tokenizer)
     assert corpora.validation is not None
@@ -96,6 +101,27 @@ def test_a_prepared_run_holds_what_training_needs(tiny_text: Path, tmp_path: Pat
     text = tiny_text.read_text(encoding="utf-8")
     pieces = [prepared.tokenizer.decode(part.read(0, part.tokens)) for part in (corpora.train, corpora.validation)]
     assert "".join(pieces) == text
+
+
+@pytest.mark.parametrize(
+    ("texts", "packing", "predicted"),
+    [
+        (1, "stream", 256),
+        (2, "stream", 257),  # the beginning of the second text follows the first
+        (1, "documents", 257),  # and ends every text
+        (5, "documents", 257),
+    ],
+)
+def test_what_follows_nothing_is_never_predicted(
+    texts: int, packing: Literal["stream", "documents"], predicted: int, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.train([], vocab_size=0, kind="byte")
+    documents = [Document(f"text {number}", "") for number in range(texts)]
+    corpus = write_shards(documents, tokenizer, tmp_path).train
+    silent = never_predicted(tokenizer, corpus, packing)
+    assert tokenizer.get_vocab_size() - silent == predicted
+    targets = [batch.targets for batch in Batches(corpus, rows=2, seq_len=5, seed=0, packing=packing).one_epoch(1)]
+    assert max(target.max() for target in targets) < predicted
 
 
 def test_sources_may_come_from_the_settings(tiny_text: Path, tmp_path: Path) -> None:
@@ -111,7 +137,7 @@ def test_a_tokenizer_that_is_given_is_the_runs_own(tiny_text: Path, tmp_path: Pa
     Tokenizer.train([], vocab_size=0, kind="byte").save(file)
     run = small_run(tmp_path / "run", tiny_text, {"tokenizer.file": str(file)})
     assert run.tokenizer().kind == "byte"
-    assert (run.config().model.vocab_size, run.config().model.unused_rows) == (320, 62)
+    assert (run.config().model.vocab_size, run.config().model.unpredicted_rows) == (320, 64)
 
 
 UNFIT: list[dict[str, Any]] = [
