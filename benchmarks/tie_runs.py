@@ -284,7 +284,8 @@ def draw(options: argparse.Namespace) -> None:
     rows = [json.loads(line) for line in Path(options.runs).read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if "error" not in row]
     if options.curves is not None:
-        draw_curves([row for row in rows if row["n_embd"] == 768], options.curves)
+        named = {job.name for suite in ("gap", "bars") for job in suites()[suite]}
+        draw_curves([row for row in rows if row["n_embd"] == 768 and row["name"] in named], options.curves)
     if options.transfer is not None:
         draw_transfer([row for row in rows if row["n_layers"] == 6], options.transfer)
 
@@ -316,7 +317,8 @@ def draw_transfer(rows: list[dict[str, Any]], path: Path) -> None:
             points.append((lr / rule["lr"], lr * ratio / (rule["lr"] * rule["table_lr_ratio"]), row["held_out"]))
         for axes, varied in zip(panels, (0, 1), strict=True):
             line = sorted((point[varied], point[2]) for point in points if math.isclose(point[1 - varied], 1))
-            axes.plot(*zip(*line, strict=True), "o-", label=f"n_embd {n_embd}")
+            if line:
+                axes.plot(*zip(*line, strict=True), "o-", label=f"n_embd {n_embd}")
     for axes, what in zip(panels, ("matrices", "table"), strict=True):
         axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
         axes.set(xscale="log", xlabel=f"rate of the {what} over the rule's")

@@ -161,6 +161,10 @@ def eval(
         else f"no bits per byte: the {tokenizer.kind} tokenizer loses text that it doesn't know"
     )
     print(f"loss {result.loss:.4f} nats a token over {result.tokens} tokens, {result.bytes} bytes; {per_byte}")
+    if result.left_out:
+        print(
+            f"left out: {result.left_out} tokens that follow nothing in the training text, so the model has no logit of them"
+        )
     if not isinstance(trained_on, Corpus):
         print(f"no loss by frequency: {trained_on}")
         return

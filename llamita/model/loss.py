@@ -30,10 +30,19 @@ def hidden_loss(
     targets: Int[Tensor, "*batch"],
     *,
     tokens: int,
+    rows: int | None = None,
 ) -> Float[Tensor, ""]:
-    """next_token_loss of hidden @ weight.T; on a CPU in chunks, so that the logits never exist as a whole."""
+    """next_token_loss of hidden @ weight[:rows].T; on a CPU in chunks, so that the logits never exist as a whole."""
+    rows = weight.shape[0] if rows is None else rows
     if hidden.device.type != "cpu" or torch.compiler.is_compiling():
-        return next_token_loss(F.linear(hidden, weight), targets, tokens=tokens)
+        logits = F.linear(hidden, weight)
+        if rows < weight.shape[0]:
+            # Kernels want an even number of columns, so the others are silenced, not left out.
+            silent = torch.arange(weight.shape[0], device=logits.device) >= rows
+            logits = logits.masked_fill(silent, -torch.inf)
+        return next_token_loss(logits, targets, tokens=tokens)
+    if rows < weight.shape[0]:
+        weight = weight[:rows]
     if not torch.is_grad_enabled():
         # A Function isn't told so, and would compute gradients that nobody wants.
         hidden, weight = hidden.detach(), weight.detach()

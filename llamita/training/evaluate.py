@@ -32,12 +32,16 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`loss` in nats over `tokens` predicted tokens, the text of `bytes` bytes; `bands` by frequency, rarest first."""
+    """`loss` in nats over `tokens` predicted tokens, the text of `bytes` bytes; `bands` by frequency, rarest first.
+
+    `left_out`: targets that the model has no logit of, as the beginning of the next text for a model of one text.
+    """
 
     loss: float
     tokens: int
     bytes: int
     bits_per_byte: float | None
+    left_out: int = 0
     bands: tuple[Band, ...] = ()
 
     def row(self) -> dict[str, Any]:
@@ -106,7 +110,8 @@ def evaluate(
     per_byte = bits_per_byte(loss, measured, text_bytes) if lossless and text_bytes else None
     named = zip((0, *_POWERS), total.tolist(), strict=True)
     bands = [Band(least, int(size), nats / size) for least, (nats, size) in named if size]
-    return Evaluation(loss, measured, text_bytes, per_byte, () if counts is None else tuple(bands))
+    kept = () if counts is None else tuple(bands)
+    return Evaluation(loss, measured, text_bytes, per_byte, tokens - measured, kept)
 
 
 def _by_band(
@@ -136,7 +141,8 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
 def batch_loss(model: LLaMaTransformer, batch: DeviceBatch) -> Float[Tensor, ""]:
     """The model's loss on a batch in nats, summed over its targets."""
     hidden = model.hidden(batch.inputs, documents=batch.documents)
-    return hidden_loss(hidden, model.readout, predicted(model, batch), tokens=1)
+    rows = len(model.readout)
+    return hidden_loss(hidden, model.output_weight, predicted(model, batch), tokens=1, rows=rows)
 
 
 def predicted(model: LLaMaTransformer, batch: DeviceBatch) -> Int[Tensor, "batch seq"]:

@@ -23,7 +23,7 @@ _MAX_VOCAB = {"cpu": 2048, "mps": 4096, "cuda": 32768}
 # The best rate of matrices falls with the width, that of tables doesn't (docs/log.md).
 _TABLE_LR, _WIDTH_LR = 4e-3, 0.768
 
-# With fewer a tied model starts badly and doesn't recover (docs/ties.md).
+# At n_embd 768 a tied model with 40 never caught up (docs/ties.md).
 _WARMUP_STEPS = 150
 
 # Text that is read often wants more weight decay, up to 1 (docs/log.md).
@@ -86,15 +86,13 @@ def vocabulary_layer(vocab_size: int, unpredicted_rows: int = 0) -> Layer:
 
 
 def never_predicted(tokenizer: Tokenizer, corpus: Corpus, packing: str) -> int:
-    """How many ids at the end of a vocabulary follow nothing in a corpus, and no text encodes to.
+    """How many ids at the end of a vocabulary follow nothing in a corpus.
 
     Reserved tokens, the end of text where documents only begin, and the beginning of text if there is one document.
     In a tied table their rows would drift away together, and all that has seldom been read would predict them.
     """
-    counts = corpus.token_counts.copy()
-    if packing == "stream" and corpus.tokens:
-        counts[corpus.read(0, 1)] -= 1  # what begins the stream follows nothing
-    return len(counts) - max(tokenizer.text_size, int(counts.nonzero()[0].max(initial=-1)) + 1)
+    begins = tokenizer.bos_id is not None and (packing == "documents" or corpus.documents > 1)
+    return tokenizer.get_vocab_size() - max(tokenizer.text_size, (tokenizer.bos_id or 0) + 1 if begins else 0)
 
 
 def hardware_layer(hardware: Hardware, asked: list[Layer]) -> Layer:

@@ -75,7 +75,7 @@ def test_an_empty_prompt_begins_a_new_text(tiny_run: Run) -> None:
 
 def test_eval_measures_the_text_that_it_is_given(tiny_run: Run, tiny_text: Path) -> None:
     result = llamita("eval", tiny_run.path, tiny_text, "--device", "cpu", "--precision", "fp32", "--json").json
-    assert result.keys() == {"loss", "bits_per_byte", "tokens", "bytes", "bands"}
+    assert result.keys() == {"loss", "bits_per_byte", "tokens", "bytes", "left_out", "bands"}
     assert result["bytes"] == tiny_text.stat().st_size
     assert result["tokens"] == len(tiny_run.tokenizer().encode(tiny_text.read_text(encoding="utf-8")))
     expected = result["loss"] * result["tokens"] / math.log(2) / result["bytes"]
@@ -86,6 +86,7 @@ def test_eval_measures_the_text_that_it_is_given(tiny_run: Run, tiny_text: Path)
 
 
 def test_eval_tells_the_loss_by_how_often_training_met_a_token(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("Another text.", encoding="utf-8")
     command = ("eval", tiny_run.path, tiny_text, "--device", "cpu", "--precision", "fp32")
     result = llamita(*command, "--json").json
     bands = result["bands"]
@@ -97,6 +98,8 @@ def test_eval_tells_the_loss_by_how_often_training_met_a_token(tiny_run: Run, ti
     assert lines[1] == "by how often the training text has the token that was to be predicted:"
     assert [line.split(":")[0].strip() for line in lines[2:]] == ["never", "1 to 9 times", "10 to 99 times"]
     assert all(f"{band['loss']:.4f} nats" in line for band, line in zip(bands, lines[2:], strict=True))
+    two = llamita("eval", tiny_run.path, tiny_text, tiny_text.parent / "*.txt", tmp_path / "more.txt").out
+    assert "left out: 1 tokens that follow nothing" in two
     (tmp_path / "rare.txt").write_text("ЖЖ", encoding="utf-8")
     rare = llamita("eval", tiny_run.path, tmp_path / "rare.txt", "--json").json["bands"]
     assert rare[0]["least"] == 0

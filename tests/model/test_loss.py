@@ -192,3 +192,18 @@ def test_the_loss_of_each_token_is_its_share_of_the_whole(chunk_values: int, mon
     expected = F.cross_entropy(hidden @ table.T, targets, ignore_index=IGNORE, reduction="none")
     torch.testing.assert_close(losses.flatten(), expected.detach())
     assert losses.sum().item() == pytest.approx(hidden_loss(hidden, table, targets, tokens=1).item(), rel=1e-5)
+
+
+def test_silenced_columns_are_as_if_they_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, table, targets = problem(12, 30)
+    targets = targets.masked_fill(targets >= 25, IGNORE)
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr("torch.compiler.is_compiling", lambda compiling=compiling: compiling)
+        loss = hidden_loss(hidden, table, targets, tokens=9, rows=25)
+        found.append((loss, *torch.autograd.grad(loss, (hidden, table))))
+        assert not found[-1][2][25:].any() and found[-1][2][:25].any()
+    for chunked, whole in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, whole)
+    without = hidden_loss(hidden, table[:25], targets, tokens=9)
+    assert without.item() == pytest.approx(found[0][0].item())

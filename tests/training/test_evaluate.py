@@ -119,6 +119,7 @@ def test_a_target_without_a_logit_is_left_out() -> None:
     documents = [[min(token, 59) for token in document] for document in random_documents(90)]
     plain, marked = corpus_of(documents), corpus_of([[*documents[0], 62]])
     assert evaluate(silent, plain).tokens == evaluate(silent, marked).tokens
+    assert (evaluate(silent, plain).left_out, evaluate(silent, marked).left_out) == (0, 1)
     assert evaluate(silent, marked).loss == pytest.approx(evaluate(silent, plain).loss, rel=1e-5)
     tokens = torch.tensor([[5, 62, 7]])
     seen = batch_loss(silent, DeviceBatch(tokens, torch.tensor([[4, 62, 3]]), None)).item()
