@@ -162,9 +162,7 @@ def eval(
     )
     print(f"loss {result.loss:.4f} nats a token over {result.tokens} tokens, {result.bytes} bytes; {per_byte}")
     if result.left_out:
-        print(
-            f"left out: {result.left_out} tokens that follow nothing in the training text, so the model has no logit of them"
-        )
+        print(f"left out: {result.left_out} tokens that the model has no logit of: in its text they follow nothing")
     if not isinstance(trained_on, Corpus):
         print(f"no loss by frequency: {trained_on}")
         return

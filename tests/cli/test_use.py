@@ -99,7 +99,7 @@ def test_eval_tells_the_loss_by_how_often_training_met_a_token(tiny_run: Run, ti
     assert [line.split(":")[0].strip() for line in lines[2:]] == ["never", "1 to 9 times", "10 to 99 times"]
     assert all(f"{band['loss']:.4f} nats" in line for band, line in zip(bands, lines[2:], strict=True))
     two = llamita("eval", tiny_run.path, tiny_text, tiny_text.parent / "*.txt", tmp_path / "more.txt").out
-    assert "left out: 1 tokens that follow nothing" in two
+    assert "left out: 1 tokens that the model has no logit of" in two
     (tmp_path / "rare.txt").write_text("ЖЖ", encoding="utf-8")
     rare = llamita("eval", tiny_run.path, tmp_path / "rare.txt", "--json").json["bands"]
     assert rare[0]["least"] == 0
