@@ -1,8 +1,7 @@
-"""Tied against untied on real text: training runs over the GPUs of a machine, one JSON line a run, and figures of them.
+"""Tied against untied on real text: training runs over the GPUs of a machine, one JSON line a run.
 
 python benchmarks/tie_runs.py tokens TEXT... --tokens tokens.bin
 python benchmarks/tie_runs.py run gap sweep bars transfer --tokens tokens.bin --out runs.jsonl
-python benchmarks/tie_runs.py draw runs.jsonl --curves docs/ties-curves.png --transfer docs/ties-transfer.png
 
 Model, optimizer and step are the library's; batches are windows of the token file drawn at random, its last million
 tokens are held out. What the suites hold stands in `suites`; a path that ends in .jsonl names a file of jobs instead.
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from llamita.config import DeviceName, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from llamita.model.block import DecoderBlock
@@ -279,62 +277,11 @@ def prepare(options: argparse.Namespace) -> None:
     np.concatenate(ids)[-KEPT:].tofile(options.tokens)
 
 
-def draw(options: argparse.Namespace) -> None:
-    """The figures of docs/ties.md."""
-    rows = [json.loads(line) for line in Path(options.runs).read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if "error" not in row]
-    if options.curves is not None:
-        named = {job.name for suite in ("gap", "bars") for job in suites()[suite]}
-        draw_curves([row for row in rows if row["n_embd"] == 768 and row["name"] in named], options.curves)
-    if options.transfer is not None:
-        draw_transfer([row for row in rows if row["n_layers"] == 6], options.transfer)
-
-
-def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Training loss over tokens at n_embd 768: short runs on the left, long ones on the right; a line a seed."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, long in zip(figure.subplots(1, 2), (False, True), strict=True):
-        chosen = [row for row in rows if (row["steps"] > 1000) == long]
-        for number, name in enumerate(dict.fromkeys(row["name"] for row in chosen)):
-            for seed, row in enumerate(one for one in chosen if one["name"] == name):
-                tokens = [(at + 0.5) * EVERY * ROWS * SEQ_LEN / 1e6 for at in range(len(row["curve"]))]
-                axes.plot(tokens, row["curve"], color=f"C{number}", linewidth=0.8, label=None if seed else name)
-        axes.set(xlabel="million tokens", ylabel="training loss (nats a token)", ylim=(3.3 if long else 4.3, 8))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=120)
-
-
-def draw_transfer(rows: list[dict[str, Any]], path: Path) -> None:
-    """Held-out loss over the rate of the matrices and over that of the tables, as multiples of the rule's."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for n_embd in sorted({row["n_embd"] for row in rows}):
-        rule = rates(n_embd)
-        points = []
-        for row in (one for one in rows if one["n_embd"] == n_embd):
-            lr, ratio = row["optimizer"]["lr"], row["optimizer"]["table_lr_ratio"]
-            points.append((lr / rule["lr"], lr * ratio / (rule["lr"] * rule["table_lr_ratio"]), row["held_out"]))
-        for axes, varied in zip(panels, (0, 1), strict=True):
-            line = sorted((point[varied], point[2]) for point in points if math.isclose(point[1 - varied], 1))
-            if line:
-                axes.plot(*zip(*line, strict=True), "o-", label=f"n_embd {n_embd}")
-    for axes, what in zip(panels, ("matrices", "table"), strict=True):
-        axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
-        axes.set(xscale="log", xlabel=f"rate of the {what} over the rule's")
-        axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("held-out loss (nats a token)")
-    panels[0].legend()
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
-    """Prepare tokens, run jobs, or draw."""
+    """Prepare tokens, or run jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    tokens, running, drawing = (commands.add_parser(name) for name in ("tokens", "run", "draw"))
+    tokens, running = (commands.add_parser(name) for name in ("tokens", "run"))
     tokens.add_argument("text", nargs="+")
     running.add_argument("suites", nargs="+")
     running.add_argument("--out", required=True)
@@ -342,11 +289,8 @@ def main() -> None:
     running.add_argument("--steps", type=int, default=LONG, help="at most so many a run")
     for command in (tokens, running):
         command.add_argument("--tokens", required=True)
-    drawing.add_argument("runs")
-    drawing.add_argument("--curves", type=Path)
-    drawing.add_argument("--transfer", type=Path)
     options = parser.parse_args()
-    {"tokens": prepare, "run": run, "draw": draw}[options.command](options)
+    {"tokens": prepare, "run": run}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ UNKNOWN: Final = "<|unknown|>"
 RESERVED: Final = re.compile(r"<\|reserved_\d+\|>")
 _NAMED: Final = (BOS, EOS)
 
-_MULTIPLE: Final = 64  # a tidy number of rows, and some to spare for special tokens
+_MULTIPLE: Final = 64  # table sizes that matrix kernels like
 _MAX_TOKEN_LENGTH: Final = 64
 # A pair that occurs once makes a token that occurs once: its row would hardly be trained.
 _MIN_FREQUENCY: Final = 2
