@@ -29,6 +29,7 @@ from llamita.training.guard import Guard
 from llamita.training.loop import train_step
 from llamita.training.optimizer import build_optimizer, check_tie
 from llamita.training.schedule import lr_multiplier
+from llamita.training.sizes import pick_rates
 
 VOCAB_SIZE = 32768
 SEQ_LEN = 1024
@@ -43,7 +44,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One training run; what `model` and `optimizer` leave out follows the library's defaults and `rates`.
+    """One training run; what `model` and `optimizer` leave out follows the library's defaults and what it picks.
 
     projections: initial std of o_proj and down_proj over that of the other matrices; the library's is 0.
     """
@@ -66,27 +67,21 @@ class Job:
         """The run's configuration."""
         shape: Settings = {"n_embd": self.n_embd, "n_layers": self.n_layers, "n_heads": max(self.n_embd // 64, 1)}
         model = ModelConfig(vocab_size=VOCAB_SIZE, multiple_of=256, max_seq_len=SEQ_LEN, **shape, **self.model)
-        given = {**rates(self.n_embd), "warmup_steps": min(150, 3 * self.steps // 10), "min_lr_ratio": 0.1}
+        given = {**pick_rates(self.n_embd, VOCAB_SIZE, self.steps), "min_lr_ratio": 0.1}
         optimizer = OptimizerConfig(**{**given, **self.optimizer})
         training = TrainingConfig(steps=self.steps, batch_size=ROWS, device=device, precision="bf16")
         return RunConfig(model=model, optimizer=optimizer, training=training)
 
 
-def rates(n_embd: int, table: float = 4e-3) -> Settings:
-    """The rule: tables learn at one rate at every width, matrices at 0.768 / n_embd."""
-    lr = min(table, 0.768 / n_embd)
-    return {"lr": lr, "table_lr_ratio": table / lr}
-
-
 def multiplied(rule: Settings, matrices: float, tables: float) -> Settings:
-    """Rates that are multiples of a rule's."""
-    return {"lr": matrices * rule["lr"], "table_lr_ratio": tables / matrices * rule["table_lr_ratio"]}
+    """Settings whose rates are multiples of a rule's."""
+    return {**rule, "lr": matrices * rule["lr"], "table_lr_ratio": tables / matrices * rule["table_lr_ratio"]}
 
 
 UNTIED = {"tie_embeddings": False}
 NAIVE = {"embedding_std": 1.0, "embedding_scale": 1.0}
-RULER = {"embedding_std": 0.02, "embedding_scale": 1.0}
-EARLIER = {"lr": 1e-3, "table_lr_ratio": 3.0, "warmup_steps": 40}
+BASELINE_ROWS = {"embedding_std": 0.02, "embedding_scale": 1.0}
+BASELINE_RATES = {"lr": 1e-3, "table_lr_ratio": 3.0, "warmup_steps": 40}
 LONG = 1830
 
 
@@ -103,20 +98,23 @@ def suites() -> dict[str, list[Job]]:
         for name, model, optimizer, projections in (
             ("tied", {}, {}, 0.0),
             ("untied", UNTIED, {}, 0.0),
-            ("tied, std 0.02, table rate x3", RULER, EARLIER, 0.2),
-            ("untied, RMS 1, table rate x3", UNTIED, EARLIER, 0.2),
-            ("naive tie", NAIVE, EARLIER, 0.0),
+            ("tied, std 0.02, table rate x3", BASELINE_ROWS, BASELINE_RATES, 0.2),
+            ("untied, RMS 1, table rate x3", UNTIED, BASELINE_RATES, 0.2),
+            ("naive tie", NAIVE, BASELINE_RATES, 0.0),
         )
     ]
     transfer = [
         Job(f"{n_embd} x{matrices:g} x{tables:g}", steps=300, n_embd=n_embd, n_layers=6, optimizer=changed)
         for n_embd in (2048, 1024, 512, 256, 128)
         for matrices, tables in ((1, 1), (0.5, 1), (2, 1), (0.25, 1), (4, 1), (1, 0.5), (1, 2), (1, 0.25), (1, 4))
-        for changed in [multiplied(rates(n_embd), matrices, tables)]
+        for changed in [multiplied(pick_rates(n_embd, VOCAB_SIZE, 300), matrices, tables)]
     ]
     sweep = [
         Job(f"{name}, {what}", steps=LONG, model=model, optimizer=rule | changed)
-        for name, model, rule in (("tied", {}, rates(768)), ("untied, best", UNTIED, BEST_UNTIED))
+        for name, model, rule in (
+            ("tied", {}, pick_rates(768, VOCAB_SIZE, LONG)),
+            ("untied, best", UNTIED, BEST_UNTIED),
+        )
         for what, changed in (
             *((f"rates x{m:g} x{t:g}", multiplied(rule, m, t)) for m, t in ((1, 1.5), (0.7, 1), (1.4, 1), (1, 0.7))),
             ("decay 0.3", {"weight_decay": 0.3}),

@@ -1,8 +1,10 @@
 """A tiny text and a tiny run that tests share and don't change."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -33,3 +35,11 @@ def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def copied_run(tiny_run: Run, tmp_path: Path) -> Run:
     """A copy of the tiny run that a test may change."""
     return Run.open(shutil.copytree(tiny_run.path, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def annotations_unchecked() -> Iterator[None]:
+    """The checker's wrappers break graphs that are to be compiled whole."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -46,7 +46,8 @@ def preflight(
     else:
         config = resolved(settings, ASSUMED_BYTES)[0]
         model, batch = initial_model(config), _random_batch(config)
-    found = measure(model, batch, "fp32")
+    model.embeddings.grad_scale = config.optimizer.input_grad_scale
+    found = measure(model, batch, config.training.precision)
     if json:
         print_json(
             {**asdict(found), "predicted_self_logit": found.predicted_self_logit, "input_share": found.input_share}
@@ -71,7 +72,7 @@ def _show(found: Preflight, tokens: int) -> None:
         "first loss": f"{found.loss:.4f} nats a token; {guess}",
         "self-logit": f"{found.self_logit:.3f} for the token just read, {law} = {found.predicted_self_logit:.3f}",
         "logits": f"standard deviation {found.logit_std:.3f} over the vocabulary",
-        "stream": "RMS before each block " + ", ".join(f"{rms:.3g}" for rms in found.stream_rms),
+        "stream": "RMS of the lookup and after each block " + ", ".join(f"{rms:.3g}" for rms in found.stream_rms),
         "gradient": f"norm {found.gradient_norm:.3f}",
         "table": f"gradient through the lookup {found.input_gradient:.4f}, through the logits "
         f"{found.output_gradient:.4f}: {found.input_share:.0%} to {1 - found.input_share:.0%}",

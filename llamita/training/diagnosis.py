@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llamita.config import RunConfig
 from llamita.model.transformer import LLaMaTransformer
-from llamita.training.evaluate import DeviceBatch, batch_loss, predicted
+from llamita.training.evaluate import DeviceBatch, batch_loss, targets_with_logit
 from llamita.training.hardware import autocast
 
 _LARGEST_ROWS = 5
@@ -74,7 +74,7 @@ def diagnose(model: LLaMaTransformer, batch: DeviceBatch, config: RunConfig, lr:
     hooks = [module.register_forward_hook(_measuring(outputs, name)) for name, module in _layers(model)]
     try:
         with autocast(model.embeddings.weight.device.type, config.training.precision):
-            loss = batch_loss(model, batch) / max(int((predicted(model, batch) >= 0).sum()), 1)
+            loss = batch_loss(model, batch) / max(int((targets_with_logit(model, batch) >= 0).sum()), 1)
         loss.backward()
         with torch.no_grad(), autocast(model.embeddings.weight.device.type, config.training.precision):
             rows = batch.inputs[:_LOGIT_ROWS]

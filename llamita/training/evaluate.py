@@ -118,7 +118,7 @@ def _by_band(
     model: LLaMaTransformer, batch: DeviceBatch, band_of: Int[Tensor, " vocab_size"] | None
 ) -> Float[Tensor, "bands 2"]:
     """Nats and number of the targets in each band; all in the first where nobody asked for bands."""
-    wanted = predicted(model, batch)
+    wanted = targets_with_logit(model, batch)
     losses = token_losses(model.hidden(batch.inputs, documents=batch.documents), model.readout, wanted)
     targets, nats = wanted.cpu(), losses.cpu().double()
     real = targets != IGNORE
@@ -142,10 +142,10 @@ def batch_loss(model: LLaMaTransformer, batch: DeviceBatch) -> Float[Tensor, ""]
     """The model's loss on a batch in nats, summed over its targets."""
     hidden = model.hidden(batch.inputs, documents=batch.documents)
     rows = len(model.readout)
-    return hidden_loss(hidden, model.output_weight, predicted(model, batch), tokens=1, rows=rows)
+    return hidden_loss(hidden, model.output_weight, targets_with_logit(model, batch), tokens=1, rows=rows)
 
 
-def predicted(model: LLaMaTransformer, batch: DeviceBatch) -> Int[Tensor, "batch seq"]:
+def targets_with_logit(model: LLaMaTransformer, batch: DeviceBatch) -> Int[Tensor, "batch seq"]:
     """The targets, but for those that the model has no logit of: they are IGNORE."""
     if model.config.unpredicted_rows == 0:
         return batch.targets

@@ -7,8 +7,9 @@ from llamita.config import OptimizerConfig
 from llamita.errors import UserError
 from llamita.model.transformer import LLaMaTransformer
 
-# The standard deviation at which a table learns at exactly `table_lr_ratio` times the matrices' rate.
-_REFERENCE_STD = 0.02
+# Standard deviation times width at which an input table learns at exactly `table_lr_ratio` times the matrices' rate:
+# 0.02 at n_embd 768.
+_REFERENCE_STD_TIMES_WIDTH = 15.36
 
 
 def parameters_by_kind(model: LLaMaTransformer) -> dict[str, list[nn.Parameter]]:
@@ -59,13 +60,15 @@ def check_tie(model: LLaMaTransformer, optimizer: torch.optim.Optimizer) -> None
 def build_optimizer(model: LLaMaTransformer, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW whose groups hold their share of the learning rate as "lr_ratio".
 
-    Adam moves every coordinate by about its learning rate, whatever the scale of the weights, so a table of
-    larger rows needs a larger rate. Tables aren't decayed: a rare row would shrink between its occurrences.
+    Adam moves every coordinate by about its learning rate, whatever the scale of the weights. Rows that are read as
+    outputs add up n_embd such moves to a logit, so their rate falls with the width as that of matrices does; rows
+    that are looked up alone need one that grows with their size, at any width (arXiv 2203.03466). Tables aren't
+    decayed: a rare row would shrink between its occurrences.
     """
     kinds = parameters_by_kind(model)
-    input_std = model.config.embedding_std
+    input_ratio = model.config.embedding_std * model.config.n_embd / _REFERENCE_STD_TIMES_WIDTH
     ratios = {
-        "embeddings": config.table_lr_ratio * (1.0 if model.lm_head is None else input_std / _REFERENCE_STD),
+        "embeddings": config.table_lr_ratio * (1.0 if model.lm_head is None else input_ratio),
         "head": config.table_lr_ratio,
         "matrices": 1.0,
         "gains": 1.0,

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from llamita.config import ModelConfig, Precision, RunConfig
 from llamita.errors import UserError, command_line
-from llamita.insight.states import layer_states
 from llamita.model.loss import hidden_loss
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run, initial_model
-from llamita.training.evaluate import DeviceBatch, predicted
+from llamita.training.evaluate import DeviceBatch, targets_with_logit
 from llamita.training.hardware import autocast
 
 _TOKENS = 4096  # of the batch that are looked at
@@ -33,8 +32,9 @@ class Preflight:
 
     loss, guess: in nats a token; a guess is the logarithm of the number of tokens. self_logit: the mean logit of the
     token just read. std, cosine: of the rows that logits are read from, and of hidden states with the row of the token
-    just read. logit_std: over the vocabulary, mean. stream_rms: before each block. input_gradient, output_gradient:
-    norms of the gradients that reach a table through the lookup and through the logits; two tables when untied.
+    just read. logit_std: over the vocabulary, mean. stream_rms: of what was looked up and after each block.
+    input_gradient, output_gradient: norms of the gradients that reach a table through the lookup, weighed by
+    `optimizer.input_grad_scale`, and through the logits; two tables when untied.
     """
 
     loss: float
@@ -72,15 +72,14 @@ def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision)
     """Measure a model on one batch, forward and back; weights, gradients and random numbers stay as they are."""
     rows = max(_TOKENS // batch.inputs.shape[1], 1)
     documents = None if batch.documents is None else batch.documents[:rows]
-    inputs, targets = batch.inputs[:rows], predicted(model, batch)[:rows]
+    inputs, targets = batch.inputs[:rows], targets_with_logit(model, batch)[:rows]
     # Two views of one tensor, so that each role gets a gradient of its own.
     readout = model.readout.detach().requires_grad_()
     body = [weight for weight in model.parameters() if weight is not model.output_weight]
     learning = [model.embeddings.weight, readout, *(one for one in body if one is not model.embeddings.weight)]
     with autocast(readout.device.type, precision):
-        hidden = model.hidden(inputs, documents=documents)
+        hidden, stream = _hidden(model, inputs, documents)
         loss = hidden_loss(hidden, readout, targets, tokens=max(int((targets >= 0).sum()), 1))
-        states = layer_states(model, inputs, documents)
     through_lookup, through_logits, *rest = torch.autograd.grad(loss, learning)
     if model.lm_head is None:
         tables = [through_lookup + F.pad(through_logits, (0, 0, 0, model.config.unpredicted_rows))]
@@ -98,13 +97,26 @@ def preflight(model: LLaMaTransformer, batch: DeviceBatch, precision: Precision)
         cosine=F.cosine_similarity(vectors, own).mean().item(),
         n_embd=model.config.n_embd,
         logit_std=logits.std(1).mean().item(),
-        stream_rms=tuple(state.float().square().mean().sqrt().item() for state in states[:-1]),
+        stream_rms=tuple(stream),
         gradient_norm=_norm([*rest, *tables]),
         input_gradient=_norm([through_lookup]),
         output_gradient=_norm([through_logits]),
         problems=(),
     )
     return replace(found, problems=tuple(_problems(found, model)))
+
+
+def _hidden(model: LLaMaTransformer, inputs: Tensor, documents: Tensor | None) -> tuple[Tensor, list[float]]:
+    """What the last layer says, and the root mean square of the stream before each block and after the last."""
+    stream: list[Tensor] = []
+    readers = [*model.decoder_blocks, model.norm]
+    hooks = [one.register_forward_pre_hook(lambda _, given: stream.append(given[0].detach())) for one in readers]
+    try:
+        hidden = model.hidden(inputs, documents=documents)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return hidden, [state.float().square().mean().sqrt().item() for state in stream]
 
 
 def sound_start(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[RunConfig, LLaMaTransformer, Preflight]:
@@ -120,8 +132,10 @@ def sound_start(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[RunCon
         model, found = _measured(config, batch)
     if found.problems and config.training.preflight != "warn":
         mend = command_line("resume", run.path, "--training.preflight", "correct")
+        corrected = config.training.preflight == "correct"
+        told = "training.preflight correct doesn't mend that" if corrected else f"{mend} does that for the table"
         raise UserError(
-            f"{run.path} isn't started: {'; '.join(found.problems)}. {mend} does that for the table; "
+            f"{run.path} isn't started: {'; '.join(found.problems)}. {told}; "
             "--training.preflight warn starts all the same"
         )
     return config, model, found
@@ -129,6 +143,7 @@ def sound_start(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[RunCon
 
 def _measured(config: RunConfig, batch: DeviceBatch) -> tuple[LLaMaTransformer, Preflight]:
     model = initial_model(config).to(config.training.device)
+    model.embeddings.grad_scale = config.optimizer.input_grad_scale
     return model, preflight(model, batch, config.training.precision)
 
 
@@ -138,17 +153,17 @@ def _problems(found: Preflight, model: LLaMaTransformer) -> Iterator[str]:
         yield "the first loss or its gradient isn't finite: give --precision fp32, or smaller weights"
     elif found.loss > found.guess + _ABOVE_A_GUESS:
         told = f"the first loss is {found.loss:.1f}, a guess has {found.guess:.2f}"
-        if config.tie_embeddings and found.self_logit > found.guess:
+        if config.tie_embeddings:
             yield (
                 f"{told}: the tied table scores the token just read with {found.self_logit:.1f} (std {found.std:.3g} "
-                f"x n_embd {found.n_embd} x cosine {found.cosine:.2f}): leave --model.embedding-std and "
-                "--model.embedding-scale out"
+                f"x n_embd {found.n_embd} x cosine {found.cosine:.2f}), and logits spread by {found.logit_std:.1f}: "
+                "leave --model.embedding-std and --model.embedding-scale out"
             )
         else:
             yield f"{told}: logits spread by {found.logit_std:.1f}: draw the output's rows smaller"
     growth = max(found.stream_rms) / max(found.stream_rms[0], 1e-30)
     if growth > _LARGEST_GROWTH:
-        yield f"the stream grows {growth:.0f}-fold from block to block: draw the matrices of the blocks smaller"
+        yield f"the stream grows {growth:.0f}-fold up to the last block: draw the matrices of the blocks smaller"
     if found.input_gradient == 0:
         yield "no gradient reaches the table through the lookup: draw the output's rows larger than 0"
 

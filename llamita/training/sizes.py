@@ -20,10 +20,12 @@ _FEWEST_STEPS = 1000  # rather small batches than fewer
 # A larger table would be most of a model that trains in minutes there.
 _MAX_VOCAB = {"cpu": 2048, "mps": 4096, "cuda": 32768}
 
-# The best rate of matrices falls with the width, that of tables doesn't (docs/log.md).
-_TABLE_LR, _WIDTH_LR = 4e-3, 0.768
+# The best rates fall as the width grows. A table's grows with the vocabulary, whose tokens are met less often, and
+# falls in long runs (docs/ties.md).
+_LR_TIMES_WIDTH, _MAX_LR = 0.768, 4e-3
+_TABLE_LR_PER_TOKEN, _MAX_TABLE_LR_RATIO, _TABLE_STEPS = 1 / 512, 4.0, 1000
 
-# At n_embd 768 a tied model with 40 never caught up (docs/ties.md).
+# With 40 a tied model of n_embd 768 ended 0.1 to 0.4 nats behind (docs/ties.md).
 _WARMUP_STEPS = 150
 
 # Text that is read often wants more weight decay, up to 1 (docs/log.md).
@@ -69,15 +71,20 @@ def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Ta
         "max_seq_len": seq_len,
     }
     training: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "eval_every": max(steps // 10, 1)}
-    lr = min(_TABLE_LR, _WIDTH_LR / max(n_embd, 1))
     epochs = steps * batch_size * seq_len / train_tokens
-    optimizer = {
-        "lr": round(lr, 6),
-        "table_lr_ratio": round(_TABLE_LR / lr, 3),
-        "weight_decay": round(min(max(_DECAY_PER_EPOCH * epochs, _DECAY_PER_EPOCH), 1.0), 3),
+    decay = round(min(max(_DECAY_PER_EPOCH * epochs, _DECAY_PER_EPOCH), 1.0), 3)
+    optimizer = {**pick_rates(n_embd, vocab_size, steps), "weight_decay": decay}
+    return Layer("picked for this text and machine", {"model": model, "training": training, "optimizer": optimizer})
+
+
+def pick_rates(n_embd: int, vocab_size: int, steps: int) -> Table:
+    """Settings of the optimizer that follow from the shape of a model and the length of its training."""
+    ratio = min(_TABLE_LR_PER_TOKEN * vocab_size, _MAX_TABLE_LR_RATIO) * min(math.sqrt(_TABLE_STEPS / max(steps, 1)), 1)
+    return {
+        "lr": round(min(_MAX_LR, _LR_TIMES_WIDTH / max(n_embd, 1)), 6),
+        "table_lr_ratio": round(max(ratio, 1.0), 3),
         "warmup_steps": min(_WARMUP_STEPS, 3 * steps // 10),
     }
-    return Layer("picked for this text and machine", {"model": model, "training": training, "optimizer": optimizer})
 
 
 def vocabulary_layer(vocab_size: int, unpredicted_rows: int = 0) -> Layer:

@@ -1,8 +1,6 @@
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -293,14 +291,6 @@ def test_a_batch_is_overfitted(variant: dict[str, Any]) -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05
-
-
-@pytest.fixture
-def annotations_unchecked() -> Iterator[None]:
-    """The checker's wrappers break graphs that are to be compiled whole."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

@@ -70,9 +70,14 @@ def test_the_ratio_moves_the_rates_of_the_tables_alone(shape: dict[str, Any]) ->
 
 
 def test_the_rate_of_an_input_table_follows_the_scale_of_its_rows() -> None:
-    small, large = (groups_of({"tie_embeddings": False, "embedding_std": std}) for std in (0.02, 0.2))
+    small, large, wide = (
+        groups_of({"tie_embeddings": False, "embedding_std": std, "n_embd": n_embd})
+        for std, n_embd in ((0.02, 64), (0.2, 64), (0.2, 128))
+    )
     assert large["embeddings"]["lr"] / small["embeddings"]["lr"] == pytest.approx(10)
-    assert large["head"]["lr"] == small["head"]["lr"]
+    assert large["head"]["lr"] == small["head"]["lr"] == wide["head"]["lr"]
+    # The picked rate of the matrices halves where the width doubles; this one then stays what it is.
+    assert wide["embeddings"]["lr_ratio"] / large["embeddings"]["lr_ratio"] == pytest.approx(2)
 
 
 def test_training_sets_every_groups_rate_from_its_ratio() -> None:

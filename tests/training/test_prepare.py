@@ -16,7 +16,7 @@ from llamita.text.sources import Document
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import Hardware
 from llamita.training.prepare import make_tokenizer, prepare_run, read_text, resolve
-from llamita.training.sizes import never_predicted
+from llamita.training.sizes import never_predicted, pick_rates
 from tests.training.tiny_runs import SMALL, small_run
 
 CPU = Hardware("cpu", "fp32", 2)
@@ -62,6 +62,20 @@ def test_as_many_tokens_are_read_whatever_the_size_of_a_step(asked: dict[str, An
         return config.training.steps * config.tokens_per_step
 
     assert tokens(layers.from_dotted("", asked)) == pytest.approx(tokens(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", sorted({*layers.presets()} - {"storyworld"}))
+def test_a_preset_learns_at_the_rates_of_its_width(name: str) -> None:
+    config, _ = resolve([layers.preset(name)], CPU, 10_000_000, 3_000_000, 1024)
+    picked = pick_rates(config.model.n_embd, 1024, config.training.steps)
+    assert {setting: getattr(config.optimizer, setting) for setting in picked} == picked
+    assert config.optimizer.lr == pytest.approx(0.768 / max(config.model.n_embd, 192), rel=1e-3)
+
+
+def test_the_longer_the_training_and_the_fewer_the_tokens_the_slower_the_tables() -> None:
+    ratios = [pick_rates(768, 32768, steps)["table_lr_ratio"] for steps in (0, 300, 1000, 4000, 16_000, 1_000_000)]
+    assert ratios == [4, 4, 4, 2, 1, 1]
+    assert [pick_rates(768, size, 1000)["table_lr_ratio"] for size in (1, 512, 1024, 2048, 4096)] == [1, 1, 2, 4, 4]
 
 
 def test_what_follows_from_the_number_of_steps_follows_from_the_one_asked_for() -> None:
