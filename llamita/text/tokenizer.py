@@ -19,11 +19,10 @@ from tokenizers import Tokenizer as Backend
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
 from llamita.text.byte_level import BYTE_SYMBOLS, is_byte_level, loses_nothing, readable, token_bytes
+from llamita.text.engines import FastestEngine, Ids
 from llamita.text.growth import growth
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
 from llamita.text.vocabulary import BOS, EOS, RESERVED, train_backend
-
-Ids = npt.NDArray[np.uint32]
 
 _BOS_NAMES: Final = (
     BOS,
@@ -73,6 +72,7 @@ class Tokenizer:
         self.kind: str = fitting or type(backend.model).__name__.lower()
         self._scheme = SCHEMES[fitting] if fitting else None
         self.lossless = loses_nothing(backend)
+        self.engine = FastestEngine(backend, others=fitting == "bpe")
 
     @classmethod
     def train(cls, documents: Iterable[str], *, vocab_size: int, kind: Kind = "bpe") -> "Tokenizer":
@@ -247,7 +247,7 @@ class Tokenizer:
                     points = (np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts)
                     return [self._characters[numbers] for numbers in points]
             with _blaming("this tokenizer cannot encode the text", "give one that can"):
-                encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+                return self.engine(texts)
         except (UserError, UnicodeEncodeError):
             for found in filter(None, map(_SURROGATE.search, texts)):
                 raise UserError(
@@ -255,7 +255,6 @@ class Tokenizer:
                     "decode its source with errors='replace'"
                 ) from None
             raise
-        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
     def _chunks(self, texts: Iterable[str]) -> Iterator[str | None]:
         """Chunks of each text, and None at its end."""

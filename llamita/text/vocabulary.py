@@ -2,6 +2,8 @@
 
 import logging
 import re
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -28,8 +30,11 @@ _MAX_TOKEN_LENGTH: Final = 64
 _MIN_FREQUENCY: Final = 2
 # Short, because merging takes hours where unbroken stretches (a genome, base64) become one huge word.
 _CHUNK: Final = 500
-# The trainer counts pairs in 32 bits and loses the most frequent on overflow (huggingface/tokenizers#2058).
+# Words and characters are looked for up to here.
 _MAX_CHARACTERS: Final = 500_000_000
+# More make merges no better: a quarter of 147 MB gives 0.1 % more tokens than half of it (docs/log.md). Far more would
+# overflow the trainer's 32-bit counts of pairs (huggingface/tokenizers#2058).
+_SAMPLE_CHARACTERS: Final = 64_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +56,15 @@ def train_backend(documents: Iterable[str], vocab_size: int, kind: Kind) -> Back
             f"use {_round_up(smallest)} or more" + (", or kind byte" if kind == "bpe" else "")
         )
     learn = {"bpe": _learn_merges, "word": _learn_words, "char": _learn_characters}[kind]
-    return _finish(learn(_sample(documents, SCHEMES[kind]), _round_up(vocab_size) - len(_NAMED)), kind)
+    pieces = _pieces(documents, SCHEMES[kind], sys.maxsize if kind == "bpe" else _MAX_CHARACTERS)
+    return _finish(learn(pieces, _round_up(vocab_size) - len(_NAMED)), kind)
 
 
-def _sample(documents: Iterable[str], scheme: Scheme) -> Iterator[str]:
-    """Chunks of the documents, of as much text as the trainer can count."""
+def _pieces(documents: Iterable[str], scheme: Scheme, most: int) -> Iterator[str]:
+    """Chunks of the documents, up to some number of characters."""
     seen = 0
     for document in documents:
-        text = document[: _MAX_CHARACTERS - seen]
+        text = document[: most - seen]
         seen += len(text)
         yield from chunks(text, scheme, _CHUNK)
         if len(text) < len(document):
@@ -68,7 +74,24 @@ def _sample(documents: Iterable[str], scheme: Scheme) -> Iterator[str]:
         raise UserError("there is no text to train a tokenizer on: give it documents that are not empty")
 
 
-def _learn_merges(sample: Iterator[str], size: int) -> BPE:
+def _sample(pieces: Iterable[str]) -> list[str]:
+    """All of a short text; of a longer one half, a quarter, and so on: the same, whatever order its pieces come in."""
+    bound, size = 1 << 32, 0
+    kept: list[tuple[int, str]] = []
+    for piece in pieces:
+        number = zlib.crc32(piece.encode("utf-8", "surrogatepass"))
+        if number < bound:
+            kept.append((number, piece))
+            size += len(piece)
+        while size > _SAMPLE_CHARACTERS:
+            bound //= 2
+            # One piece that makes up most of the text may be the only one that is left.
+            kept = [one for one in kept if one[0] < bound] or kept[: len(kept) // 2]
+            size = sum(len(text) for _, text in kept)
+    return [text for _, text in kept]
+
+
+def _learn_merges(pieces: Iterator[str], size: int) -> BPE:
     backend = _assemble(BPE(ignore_merges=True), "bpe")
     trainer = BpeTrainer(
         vocab_size=size,
@@ -77,25 +100,25 @@ def _learn_merges(sample: Iterator[str], size: int) -> BPE:
         initial_alphabet=list(BYTE_SYMBOLS),
         show_progress=False,
     )
-    backend.train_from_iterator(sample, trainer)
+    backend.train_from_iterator(_sample(pieces), trainer)
     model = backend.model
     assert isinstance(model, BPE)
     return model
 
 
-def _learn_words(sample: Iterator[str], size: int) -> WordLevel:
+def _learn_words(pieces: Iterator[str], size: int) -> WordLevel:
     """The most frequent words, ties in alphabetical order."""
     backend = _assemble(WordLevel(unk_token=UNKNOWN), "word")
-    backend.train_from_iterator(sample, WordLevelTrainer(vocab_size=size, min_frequency=0, show_progress=False))
+    backend.train_from_iterator(pieces, WordLevelTrainer(vocab_size=size, min_frequency=0, show_progress=False))
     found = backend.get_vocab(with_added_tokens=False)
     words = sorted(found.keys() - {OWN_JOINER}, key=found.__getitem__)
     return _word_level(words[: size - 1])
 
 
-def _learn_characters(sample: Iterator[str], size: int) -> WordLevel:
+def _learn_characters(pieces: Iterator[str], size: int) -> WordLevel:
     """The most frequent characters, in the order of their code points."""
     counts: Counter[str] = Counter()
-    for chunk in sample:
+    for chunk in pieces:
         counts.update(chunk)
     frequent = sorted(counts, key=lambda character: (-counts[character], character))
     return _word_level(sorted(frequent[: size - 1]))

@@ -20,7 +20,7 @@ from llamita.errors import UserError
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks
 from llamita.text.streaming import StreamDecoder
 from llamita.text.tokenizer import Tokenizer
-from llamita.text.vocabulary import BOS, EOS, UNKNOWN
+from llamita.text.vocabulary import BOS, EOS, UNKNOWN, _sample
 from tests.text.bpe_oracle import encode_slowly
 
 KINDS: list[Kind] = ["bpe", "word", "char", "byte"]
@@ -384,6 +384,27 @@ def test_training_takes_no_more_text_than_its_counters_hold_and_says_so(
     caplog.clear()
     Tokenizer.train(["abc", "de"], vocab_size=64, kind="char")
     assert caplog.messages == []
+
+
+def test_merges_of_a_long_text_are_learnt_from_an_even_part_of_it_in_any_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    documents = ["\n".join(sentences(20, seed)) for seed in range(200)]
+    whole = Tokenizer.train(documents, vocab_size=500)
+    monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", sum(map(len, documents)) // 3)
+    pieces = [piece for document in documents for piece in chunks(document, SCHEMES["bpe"], 500)]
+    kept = _sample(pieces)
+    assert 0.15 < sum(map(len, kept)) / sum(map(len, pieces)) < 1 / 3
+    assert sorted(_sample(pieces[::-1])) == sorted(kept)
+    part = Tokenizer.train(documents, vocab_size=500)
+    assert part.to_json() == Tokenizer.train(documents[::-1], vocab_size=500).to_json() != whole.to_json()
+
+
+def test_a_text_of_one_line_over_and_over_is_enough_to_learn_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", 1000)
+    kept = _sample(["the king loves the queen\n"] * 1000)
+    assert 0 < sum(map(len, kept)) <= 1000
+    assert Tokenizer.train(["the king loves the queen\n" * 1000], vocab_size=320).encode("the king") != []
 
 
 def test_merges_follow_the_most_frequent_pairs() -> None:
