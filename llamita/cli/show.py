@@ -23,7 +23,8 @@ from llamita.training.prepare import known_first, resolve
 
 ASSUMED_BYTES = 100_000_000
 _ROUGH_BYTES_PER_TOKEN = 4
-_PACKAGES = ("torch", "numpy", "tokenizers", "gigatoken", "safetensors", "pyarrow", "rich", "cyclopts", "matplotlib")
+_ENGINES = ("tokenizers", "gigatoken", "tiktoken")
+_PACKAGES = ("torch", "numpy", *_ENGINES, "safetensors", "pyarrow", "rich", "cyclopts", "matplotlib")
 
 
 def runs(folder: Path = Path("runs"), *, json: bool = False) -> None:

@@ -75,20 +75,23 @@ def _pieces(documents: Iterable[str], scheme: Scheme, most: int) -> Iterator[str
 
 
 def _sample(pieces: Iterable[str]) -> list[str]:
-    """All of a short text; of a longer one half, a quarter, and so on: the same, whatever order its pieces come in."""
-    bound, size = 1 << 32, 0
-    kept: list[tuple[int, str]] = []
+    """All of a short text; of a longer one each piece once, or half of these, a quarter, and so on, in any order."""
+    bound, distinct, whole = 1 << 32, 0, 0
+    kept: Counter[str] = Counter()
     for piece in pieces:
-        number = zlib.crc32(piece.encode("utf-8", "surrogatepass"))
-        if number < bound:
-            kept.append((number, piece))
-            size += len(piece)
-        while size > _SAMPLE_CHARACTERS:
+        whole += len(piece)
+        if piece in kept or _number(piece) < bound:
+            distinct += 0 if piece in kept else len(piece)
+            kept[piece] += 1
+        while distinct > _SAMPLE_CHARACTERS:
             bound //= 2
-            # One piece that makes up most of the text may be the only one that is left.
-            kept = [one for one in kept if one[0] < bound] or kept[: len(kept) // 2]
-            size = sum(len(text) for _, text in kept)
-    return [text for _, text in kept]
+            kept = Counter({one: times for one, times in kept.items() if _number(one) < bound})
+            distinct = sum(map(len, kept))
+    return list(kept.elements() if whole <= _SAMPLE_CHARACTERS else kept)
+
+
+def _number(piece: str) -> int:
+    return zlib.crc32(piece.encode("utf-8", "surrogatepass"))
 
 
 def _learn_merges(pieces: Iterator[str], size: int) -> BPE:

@@ -2,6 +2,7 @@
 
 import importlib
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from llamita.errors import UserError
 from llamita.text import engines
-from llamita.text.engines import Encode, FastestEngine, Ids
+from llamita.text.engines import Encode, FastestEngine, Ids, has_newer_character, is_unambiguous
 from llamita.text.tokenizer import Tokenizer
 from llamita.text.vocabulary import BOS, EOS
 from tests.text.test_tokenizer import ANY_TEXT, CORPUS, SNIPPETS
@@ -94,6 +95,17 @@ def shortened(make: Callable[[dict[str, Any]], Encode]) -> Callable[[dict[str, A
     return lambda definition: lambda texts: make(definition)(texts)[:-1]
 
 
+class PanicException(BaseException):
+    """As pyo3 names what Rust panics with."""
+
+
+def panicking(make: Callable[[dict[str, Any]], Encode]) -> Callable[[dict[str, Any]], Encode]:
+    def encode(texts: list[str]) -> list[Ids]:
+        raise PanicException
+
+    return lambda _: encode
+
+
 def failing(make: Callable[[dict[str, Any]], Encode]) -> Callable[[dict[str, Any]], Encode]:
     def encode(texts: list[str]) -> list[Ids]:
         raise ValueError("no")
@@ -102,7 +114,7 @@ def failing(make: Callable[[dict[str, Any]], Encode]) -> Callable[[dict[str, Any
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("harm", [None, shifted, shortened, failing])
+@pytest.mark.parametrize("harm", [None, shifted, shortened, failing, panicking])
 @pytest.mark.parametrize("harmed", [["_gigatoken"], ["_gigatoken", "_tiktoken"]])
 def test_what_gives_other_ids_is_never_used(
     harm: Callable[[Any], Any] | None, harmed: list[str], monkeypatch: pytest.MonkeyPatch
@@ -152,6 +164,73 @@ def test_tokens_that_were_added_to_a_vocabulary_keep_the_slow_one() -> None:
     assert same(tokenizer.encode_batch([text]), slowly(tokenizer, [text]))
     assert tokenizer.engine.name == "tokenizers"
     assert backend.token_to_id("queen lov") in tokenizer.encode("a queen loves")
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_engine_that_fails_later_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer(Backend.from_str(TOKENIZERS[1].to_json()))
+    tokenizer.encode_batch(CORPUS)
+    assert tokenizer.engine.name == "gigatoken"
+    tokenizer.engine._encode = panicking(MAKERS["gigatoken"])({})
+    assert same(tokenizer.encode_batch(CORPUS), slowly(tokenizer, CORPUS))
+    assert tokenizer.engine.name == "tokenizers"
+
+
+@pytest.mark.usefixtures("eager")
+def test_characters_that_the_engines_know_differently_are_left_to_the_slow_one() -> None:
+    tokenizer = Tokenizer(Backend.from_str(TOKENIZERS[1].to_json()))
+    tokenizer.encode_batch(CORPUS)
+    assert tokenizer.engine.name == "gigatoken"
+    strange = [f"a{character}'s the" for character in ("\u088f", "\ua7d4", "\u0c5c", "\U000323b0")]
+    assert not same(MAKERS["gigatoken"](definition_of(tokenizer))(strange), slowly(tokenizer, strange))
+    texts = [strange[0], "plain", *strange[1:], "日本の王 😀"]
+    assert same(tokenizer.encode_batch(texts), slowly(tokenizer, texts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_character_that_is_not_left_to_the_slow_one_is_encoded_alike(name: str) -> None:
+    tokenizer = TOKENIZERS[1]
+    engine = MAKERS[name](definition_of(tokenizer))
+    for start in range(0, sys.maxunicode + 1, 1 << 16):
+        points = (point for point in range(start, start + (1 << 16)) if not 0xD800 <= point < 0xE000)
+        texts = [f"a{chr(point)}'s {chr(point)}1" for point in points if not has_newer_character(chr(point))]
+        assert same(engine(texts), slowly(tokenizer, texts))
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_engine_forgets_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_FORGET_AFTER", 4000)
+    made: list[int] = []
+    make = engines._gigatoken
+    monkeypatch.setattr(engines, "_gigatoken", lambda definition: made.append(1) or make(definition))
+    tokenizer = Tokenizer(Backend.from_str(TOKENIZERS[1].to_json()))
+    for _ in range(8):
+        assert same(tokenizer.encode_batch(CORPUS[:2]), slowly(tokenizer, CORPUS[:2]))
+    assert tokenizer.engine.name == "gigatoken" and len(made) > 2
+
+
+HARMS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "dropout": lambda model: model.update(dropout=1e-6),
+    "byte fallback": lambda model: model.update(byte_fallback=True),
+    "unknown": lambda model: model.update(unk_token="a"),
+    "suffix": lambda model: model.update(end_of_word_suffix="</w>"),
+    "a token that no merge makes": lambda model: model["vocab"].update({"zqzqzq": 5000}),
+    "a token that is no bytes": lambda model: model["vocab"].update({"中": 5000}),
+    "one number twice": lambda model: model["vocab"].update({"z": model["vocab"]["a"]}),
+    "merges out of order": lambda model: model["merges"].reverse(),
+    "a byte that isn't there": lambda model: model["vocab"].pop("z"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_a_vocabulary_that_engines_may_read_otherwise_is_left_to_the_slow_one(
+    harm: Callable[[dict[str, Any]], object],
+) -> None:
+    definition = definition_of(TOKENIZERS[1])
+    assert is_unambiguous(definition)
+    harm(definition["model"])
+    assert not is_unambiguous(definition)
 
 
 def test_only_what_pays_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -400,11 +400,15 @@ def test_merges_of_a_long_text_are_learnt_from_an_even_part_of_it_in_any_order(
     assert part.to_json() == Tokenizer.train(documents[::-1], vocab_size=500).to_json() != whole.to_json()
 
 
-def test_a_text_of_one_line_over_and_over_is_enough_to_learn_merges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", 1000)
-    kept = _sample(["the king loves the queen\n"] * 1000)
-    assert 0 < sum(map(len, kept)) <= 1000
-    assert Tokenizer.train(["the king loves the queen\n" * 1000], vocab_size=320).encode("the king") != []
+def test_a_line_over_and_over_leaves_room_for_the_rest_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", 10_000)
+    line = "the king loves the queen\n"
+    varied = [f"{seed} " + " ".join(sentences(2, seed)) for seed in range(1000)]
+    alone, beside = _sample(varied), _sample([line] * 1000 + varied + [line] * 1000)
+    assert 2000 < sum(map(len, alone)) <= 10_000
+    assert {*beside} - {line} == {*alone} and beside.count(line) <= 1
+    assert _sample([line] * 1000) == [line]
+    assert sorted(_sample([line] * 3 + varied[:2])) == sorted([line] * 3 + varied[:2])
 
 
 def test_merges_follow_the_most_frequent_pairs() -> None:
