@@ -6,7 +6,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -37,23 +37,26 @@ class FastestEngine:
     """
 
     def __init__(self, backend: Backend, *, others: bool) -> None:
-        self.name = "tokenizers"
         self._backend = backend
-        self._make: Callable[[], Encode] | None = None
-        self._encode: Encode | None = None
-        self._decided, self._met = not others, list[str]()
-        self._since_made = 0
+        self._use("tokenizers", None)
+        self._decided, self._met, self._characters = not others, list[str](), 0
 
     def __call__(self, texts: list[str]) -> list[Ids]:
         """Ids of each text; UnicodeEncodeError if one has a lone surrogate."""
         if not self._decided:
             self._met += texts
-            if sum(map(len, self._met)) >= _WORTHWHILE:
+            self._characters += sum(map(len, texts))
+            if self._characters >= _WORTHWHILE:
                 met, self._met, self._decided = self._met, [], True
                 self._decide(met)
         for text in texts:
             text.encode()  # some engines would replace a lone surrogate
         return self._plain(texts) if self._make is None else self._fast(texts)
+
+    def _use(self, name: str, make: Callable[[], Encode] | None) -> None:
+        self.name, self._make = name, make
+        self._encode: Encode | None = None
+        self._since_made = 0
 
     def _plain(self, texts: list[str]) -> list[Ids]:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
@@ -68,7 +71,7 @@ class FastestEngine:
         except BaseException as error:
             if not _is_failure(error):
                 raise
-            self.name, self._make, self._encode = "tokenizers", None, None
+            self._use("tokenizers", None)
             return self._plain(texts)
         self._since_made += sum(map(len, texts))
         quick = iter(found)
@@ -85,15 +88,14 @@ class FastestEngine:
         definition = json.loads(self._backend.to_str())
         if not is_unambiguous(definition) or int(unicodedata.unidata_version.split(".")[0]) > _UNICODE:
             return
-        sample = met[:: max(sum(map(len, met)) // _PROOF, 1)]
+        sample = met[:: max(self._characters // _PROOF, 1)]
         expected = self._plain(sample)
         for name, make in (("gigatoken", _gigatoken), ("tiktoken", _tiktoken)):
-            self._make, self._encode = lambda make=make: make(definition), None
-            self.name = name
+            self._use(name, partial(make, definition))
             found = self._fast(sample)
             if self._make is not None and all(map(np.array_equal, found, expected)):
                 return
-        self.name, self._make, self._encode = "tokenizers", None, None
+        self._use("tokenizers", None)
 
 
 def is_unambiguous(definition: dict[str, Any]) -> bool:
