@@ -28,6 +28,7 @@ class Story:
 
     @property
     def text(self) -> str:
+        """Its words and full stops with a space between each two."""
         return " ".join(self.words)
 
 

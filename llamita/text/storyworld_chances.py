@@ -61,11 +61,15 @@ def articles(nouns: Mapping[str, float]) -> Weights:
 
 
 def taking(indefinite: str, nouns: Mapping[str, float]) -> Weights:
+    """The nouns that take this article, `a` or `an`, with their weights."""
     return {noun: weight for noun, weight in nouns.items() if article(noun) == indefinite}
 
 
 class Chances:
-    """What can come next, by what the words so far say; an empty word stands for what they don't say."""
+    """What can come next, by what the words so far say; an empty word stands for what they don't say.
+
+    Capitals in an example are the word that comes.
+    """
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -115,6 +119,7 @@ class Chances:
 
     @cached_property
     def hero_article(self) -> Table:
+        """there was A king: the article of a single hero, or of the adjective of a land."""
         return Table(articles(self._heroes(False)))
 
     @tabulated
@@ -124,18 +129,22 @@ class Chances:
 
     @tabulated
     def native(self, before: str, land: str) -> Weights:
+        """an arvian KING: a hero after `a`, `an` or `two` and the adjective of a land, by who is common there."""
         return {n: w * self._folk[land][forms(n)[0]] for n, w in self._persons(before == "two").items()}
 
     @tabulated
     def name(self, hero: str, other: str) -> Weights:
+        """named TOM and HUGO: a name of the gender of the hero, but not the other one that was given."""
         return {name: w for name, w in self._names[KNOWN[hero].gender or ""].items() if name != other}
 
     @cached_property
     def pet(self) -> Table:
+        """had a DOG: one animal of a kind that is kept."""
         return Table({n: w for n, w in self._animals(False).items() if forms(n)[0] in PETS})
 
     @tabulated
     def animal(self, indefinite: str) -> Weights:
+        """sees an EAGLE: one animal that takes the article."""
         return taking(indefinite, self._animals(False))
 
     @tabulated
@@ -152,6 +161,7 @@ class Chances:
 
     @tabulated
     def crowd(self, hero: str) -> Weights:
+        """many KINGS: those of whom there are `many` or `two` at the start of a sentence."""
         return mix((0.15, only(number(hero, True))), (0.35, self._persons(True)), (0.5, self._animals(True)))
 
     @tabulated
@@ -162,6 +172,7 @@ class Chances:
 
     @tabulated
     def beloved(self, noun: str, pet: str) -> Weights:
+        """loves his DOG: an animal loves its food and its young, whoever has a pet that above all."""
         if noun in ANIMAL_OF:
             food = ANIMAL_OF[noun].food
             return only(food) if KNOWN[noun].young else {food: 0.3, counterpart(noun): 0.7}
@@ -186,14 +197,17 @@ class Chances:
 
     @tabulated
     def deed(self, noun: str) -> Weights:
+        """is a man who PLAYS: a verb in the present."""
         return self._deeds(noun, "present")
 
     @tabulated
     def memory(self, hero: str) -> Weights:
+        """a king who HAD a dog, or LOVED his dog: a verb in the past."""
         return mix((0.3, only("had")), (0.7, self._deeds(hero, "past")))
 
     @tabulated
     def predicate(self, noun: str, tense: str) -> Weights:
+        """the king IS brave, or PLAYS: a verb in the tense, or a form of `be`."""
         be = 0.36 if noun in ANIMAL_OF else 0.27
         return mix((be, only(inflect("be", noun, tense))), (1 - be, self._deeds(noun, tense)))
 
@@ -201,18 +215,22 @@ class Chances:
 
     @tabulated
     def determiner(self, noun: str) -> Weights:
+        """plays with HIS ball: an owner, or less often `the`."""
         return {possessive(noun): 0.75, "the": 0.25}
 
     @tabulated
     def distant_determiner(self, noun: str) -> Weights:
+        """fights THE duke: `the`, or less often an owner."""
         return {possessive(noun): 0.25, "the": 0.75}
 
     @tabulated
     def helped(self, noun: str) -> Weights:
+        """helps HIS mother, or HIMSELF: an owner, `the`, or the subject itself."""
         return {possessive(noun): 0.45, "the": 0.35, reflexive(noun): 0.2}
 
     @tabulated
     def seen(self, noun: str) -> Weights:
+        """sees AN eagle, or HIS ball: the article of an animal, or the owner of a thing."""
         return mix((0.45, articles(self._animals(False))), (0.55, {possessive(noun): 0.5, "the": 0.5}))
 
     @tabulated
@@ -227,10 +245,12 @@ class Chances:
 
     @cached_property
     def dish(self) -> Table:
+        """helps himself to the SOUP: what is served."""
         return Table(evenly(OBJECTS["serve"]))
 
     @tabulated
     def place(self, noun: str) -> Weights:
+        """in the GARDEN: where a noun is or goes to; for an animal above all its haunt."""
         if noun in PERSON_OF:
             # As with verbs, the genders go to the places that anybody goes to from opposite ends.
             anywhere = falling(TOWN[:: 1 if KNOWN[noun].gender == "male" else -1], 2)
@@ -253,10 +273,12 @@ class Chances:
 
     @tabulated
     def garment(self, noun: str) -> Weights:
+        """wears a TIE: clothes by gender and age; plural if several wear them."""
         return self._clothes(noun)
 
     @tabulated
     def look(self, noun: str, other: str) -> Weights:
+        """is BRAVE and KIND: an adjective by gender and age, but not the other one that was given."""
         parts = (0.1, "any"), (0.2, age(noun)), (0.7, KNOWN[noun].gender or "")
         looks = mix(*((share, evenly(LOOKS[whose])) for share, whose in parts))
         return {look: weight for look, weight in looks.items() if look != other}
@@ -293,18 +315,22 @@ class Chances:
 
     @tabulated
     def superlative(self, animal: str) -> Weights:
+        """the FASTEST animal: the high or low end of a scale, wherever the animal stands near it."""
         return self._degrees(animal, 2)
 
     @tabulated
     def animal_class(self, animal: str, indefinite: str) -> Weights:
+        """is a MAMMAL, or a YOUNG dog: a class of an animal that takes the article."""
         return taking(indefinite, self._classes(animal))
 
     @tabulated
     def lesser_article(self, animal: str, comparative: str) -> Weights:
+        """faster than A hen: the article of an animal of which the comparison is true."""
         return articles(self._lesser(animal, comparative))
 
     @tabulated
     def lesser(self, animal: str, comparative: str, indefinite: str) -> Weights:
+        """faster than a HEN: an animal of which that is true and which takes the article, if one is given."""
         lesser = self._lesser(animal, comparative)
         return taking(indefinite, lesser) if indefinite else lesser
 
@@ -317,23 +343,28 @@ class Chances:
 
     @tabulated
     def origin(self, hero: str) -> Weights:
+        """a king from ARVIA: a land or a capital where those like the hero are common."""
         return {n: w * self._folk[LAND_OF[n].name][forms(hero)[0]] for n, w in self._countries("").items()}
 
     @tabulated
     def country(self, home: str) -> Weights:
+        """people in ARVIA: a land or a capital, often the home or its capital."""
         return self._countries(home)
 
     @tabulated
     def land(self, home: str) -> Weights:
+        """in ARVIA the capital is tolem: a land, often the home."""
         lands = {land.name: self._fame[land.name] for land in LANDS}
         return mix((0.3, only(home)), (0.7, lands)) if home else lands
 
     @tabulated
     def destination(self, home: str) -> Weights:
+        """goes to THE tavern, or to TOLEM: `the` of a place, or a land or a capital."""
         return mix((0.4, only("the")), (0.6, self._countries(home)))
 
     @tabulated
     def language(self, home: str) -> Weights:
+        """speaks ARVIAN: a language, above all that of the home."""
         languages = {land.language: self._fame[land.name] for land in LANDS}
         return mix((0.85, only(LAND_OF[home].language)), (0.15, languages)) if home else languages
 
@@ -342,14 +373,17 @@ class Chances:
 
     @tabulated
     def ware(self, country: str) -> Weights:
+        """sell ARVIAN silk, or SILK: the adjective of a country, or a good."""
         return mix((0.6, only(LAND_OF[country].language)), (0.4, self._goods(country)))
 
     @tabulated
     def good(self, country: str) -> Weights:
+        """sell arvian SILK: above all the good that a country is known for."""
         return self._goods(country)
 
     @cached_property
     def ruler(self) -> Table:
+        """love their QUEEN: one person who is royal."""
         return Table({n: w for n, w in self._persons(False).items() if KNOWN[n].cls == "royal"})
 
     # Sentences.
@@ -362,6 +396,7 @@ class Chances:
 
     @tabulated
     def subject(self, hero: str, names: tuple[str, ...], has_pet: bool) -> Weights:
+        """yesterday HE played: the first word of someone, after a word that says when."""
         return self._subjects(hero, names, has_pet)
 
     @tabulated

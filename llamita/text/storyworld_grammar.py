@@ -76,6 +76,7 @@ class Grammar(Chances):
         self._complements.update((animal.sound, self.sound) for animal in ANIMAL_OF.values())
 
     def say(self, *words: str) -> Rule:
+        """Words one after another, each of them certain."""
         for word in words:
             yield self._sure[word]
 

@@ -161,22 +161,27 @@ def everyman(noun: str) -> str:
 
 
 def age(noun: str) -> str:
+    """`young` or `grown`, whichever a person or an animal is."""
     return "young" if KNOWN[noun].young else "grown"
 
 
 def plural(noun: str) -> bool:
+    """Whether a noun names several."""
     return bool(KNOWN[noun].plural)
 
 
 def pronoun(noun: str) -> str:
+    """he, she, it or they: the subject that stands for a noun."""
     return "they" if plural(noun) else PRONOUN[KNOWN[noun].gender]
 
 
 def possessive(noun: str) -> str:
+    """his, her, its or their: what stands before what belongs to a noun."""
     return "their" if plural(noun) else POSSESSIVE[KNOWN[noun].gender]
 
 
 def reflexive(noun: str) -> str:
+    """himself, herself, itself or themselves: a noun that does something to itself."""
     return "themselves" if plural(noun) else REFLEXIVE[KNOWN[noun].gender]
 
 

@@ -256,7 +256,7 @@ def test_tokens_without_text_are_never_drawn(
     beyond = byte_tokenizer.get_vocab_size()
     model = make_scripted_model([RESERVED, beyond, beyond + 9], start=1, vocab_size=beyond + 10)
     (sample,) = generate(model, byte_tokenizer, "", max_new_tokens=3, use_cache=use_cache)
-    assert all(token_id <= EOS for token_id in sample.token_ids)
+    assert sample.token_ids and all(token_id <= EOS for token_id in sample.token_ids)
 
 
 def test_the_unknown_word_is_never_drawn(make_scripted_model: MakeModel) -> None:

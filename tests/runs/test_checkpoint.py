@@ -148,9 +148,14 @@ def test_only_a_checkpoint_that_is_whole_is_named_instead(tmp_path: Path) -> Non
 
 
 def test_the_other_file_of_a_damaged_checkpoint_still_loads(tmp_path: Path) -> None:
-    found = saved(tmp_path)
-    flipped(found.path / "state.safetensors")
-    load_model(found, tiny_config())
+    model = stirred(tiny_config())
+    one, two = saved(tmp_path, 1, model), saved(tmp_path, 2, model)
+    flipped(one.path / "state.safetensors")
+    flipped(two.path / "model.safetensors")
+    weights, state = load_model(one, tiny_config()).state_dict(), load_state(two)
+    assert weights.keys() == model.state_dict().keys() and state.keys() == STATE.keys()
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
+    assert all(torch.equal(state[name], tensor) for name, tensor in STATE.items())
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,7 @@ def test_a_checkpoint_that_is_being_removed_is_none(tmp_path: Path) -> None:
         saved(tmp_path, step)
     with Disk().watched() as disk:
         prune_checkpoints(tmp_path, keep_last=1)
+    found = set()
     for number in range(len(disk.calls)):
         folder = tmp_path / str(number)
         for step in (1, 2):
@@ -130,6 +131,8 @@ def test_a_checkpoint_that_is_being_removed_is_none(tmp_path: Path) -> None:
         assert ended(forked(prune)) == -9
         for item in checkpoints(folder):
             assert_whole(item)
+        found.add(tuple(item.step for item in checkpoints(folder)))
+    assert found == {(1, 2), (2,)}
 
 
 def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pkgutil
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from llamita import text as text_package
 from llamita.errors import UserError
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks
 from llamita.text.streaming import StreamDecoder
@@ -717,5 +719,8 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 
 
 def test_text_needs_no_torch() -> None:
-    program = "import sys, llamita.text.streaming, llamita.text.sources; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    names = [f"llamita.text.{module.name}" for module in pkgutil.iter_modules(text_package.__path__)]
+    assert {"llamita.text.tokenizer", "llamita.text.shards", "llamita.text.batches"} <= set(names)
+    program = f"import sys, {', '.join(names)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

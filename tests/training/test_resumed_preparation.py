@@ -135,15 +135,17 @@ def test_a_killed_process_is_gone_on_with(texts: Path, tmp_path: Path) -> None:
             prepared(run, [texts])
 
     deaths = moments(lambda: prepared(tmp_path / "counted", [texts]))
+    ends: list[int] = []
     for at in range(10, len(deaths), 12):
         # The first time at an early moment, and then at two later ones.
         for number, moment in (deaths[at - 10], deaths[at // 2], deaths[at]):
             if not (run / "config.toml").exists():
-                assert ended(forked(partial(work, number, moment))) in (0, -signal.SIGKILL)
+                ends.append(ended(forked(partial(work, number, moment))))
         if not (run / "config.toml").exists():
             prepared(run, [texts])
         assert {name: data for name, data in content(run).items() if name != "lock.json"} == content(tmp_path / "whole")
         shutil.rmtree(run)
+    assert set(ends) <= {0, -signal.SIGKILL} and ends.count(-signal.SIGKILL) > 9
 
 
 def test_what_was_done_is_not_done_again(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +378,7 @@ def test_a_full_disk_is_told_of_and_gone_on_after(texts: Path, tmp_path: Path, m
     expected, real = content(tmp_path / "whole"), os.write
     with Disk().watched() as disk:
         prepared(tmp_path / "counted", [texts])
+    assert disk.calls.count("write") > 9
     for full_from in range(disk.calls.count("write")):
         run, calls = tmp_path / str(full_from), iter(range(1000))
 
