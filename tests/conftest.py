@@ -1,5 +1,6 @@
 """A tiny text and a tiny run that tests share and don't change."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from tests.cli.command_line import TINY, llamita
 
 # Tests run side by side, one worker a core.
 torch.set_num_threads(1)
+
+# Without a GPU the kernels run in Triton's interpreter, which is asked for before they are defined.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from llamita.kernels import cross_entropy
+
 IGNORE = -100
 
 # Logits of so many values at a time stay in a CPU's cache.
 _CHUNK_VALUES = 1 << 20
 _DEVICE_CHUNK_VALUES = 1 << 28
+_DEVICE_CHUNKS = 8  # at most
+_ALIGNED = 128  # positions in a tile of a matrix product
 
 
 def next_token_loss(
@@ -32,22 +36,22 @@ def hidden_loss(
     tokens: int,
     rows: int | None = None,
 ) -> Float[Tensor, ""]:
-    """next_token_loss of hidden @ weight[:rows].T; on a CPU in chunks, so that the logits never exist as a whole."""
+    """next_token_loss of hidden @ weight[:rows].T, in chunks where that pays: the logits never exist as a whole."""
     rows = weight.shape[0] if rows is None else rows
-    if hidden.device.type != "cpu" or torch.compiler.is_compiling():
-        logits = F.linear(hidden, weight)
-        if rows < weight.shape[0]:
-            # Kernels want an even number of columns, so the others are silenced, not left out.
-            silent = torch.arange(weight.shape[0], device=logits.device) >= rows
-            logits = logits.masked_fill(silent, -torch.inf)
-        return next_token_loss(logits, targets, tokens=tokens)
-    if rows < weight.shape[0]:
-        weight = weight[:rows]
+    by_kernel = cross_entropy.usable(hidden)
+    on_cpu = not by_kernel and hidden.device.type == "cpu" and not torch.compiler.is_compiling()
     if not torch.is_grad_enabled():
-        # A Function isn't told so, and would compute gradients that nobody wants.
-        hidden, weight = hidden.detach(), weight.detach()
-    loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), tokens)
-    return loss
+        return token_losses(hidden, weight[:rows], targets).sum() / tokens
+    if on_cpu or by_kernel:
+        # A CPU computes no column that isn't read; a GPU's products want an even number of them.
+        table = weight[:rows] if on_cpu else weight
+        loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, -2), table, targets.flatten(), tokens, rows)
+        return loss
+    logits = F.linear(hidden, weight)
+    if rows < weight.shape[0]:
+        silent = torch.arange(weight.shape[0], device=logits.device) >= rows
+        logits = logits.masked_fill(silent, -torch.inf)
+    return next_token_loss(logits, targets, tokens=tokens)
 
 
 @torch.no_grad()
@@ -66,34 +70,26 @@ def token_losses(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Loss and both gradients in one pass over the logits, a chunk of rows at a time."""
+    """Loss and both gradients in one pass over the logits, a chunk of positions at a time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, tokens: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, tokens: int, rows: int) -> Tensor:
         table = weight.to(hidden.dtype)
-        learning = any(ctx.needs_input_grad)
-        grad_hidden = torch.empty_like(hidden) if learning else None
-        grad_weight = torch.zeros_like(weight) if learning else None
+        grad_weight = torch.zeros_like(weight)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rows = max(_CHUNK_VALUES // weight.shape[0], 1)
-        for start in range(0, hidden.shape[0], rows):
-            some, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            real = (wanted != IGNORE).float()
+        on_gpu = cross_entropy.usable(hidden)
+        size = _device_chunk(len(hidden), len(table)) if on_gpu else max(_CHUNK_VALUES // len(table), 1)
+        grads = []
+        for some, wanted in zip(hidden.split(size), targets.split(size), strict=True):
             logits = some @ table.T
-            probability = torch.softmax(logits, dim=-1, dtype=torch.float32)
-            chosen = wanted.masked_fill(wanted == IGNORE, 0)
-            # The log of the partition function through the likeliest token, whose probability never underflows.
-            log_total = logits.amax(1, keepdim=True) - probability.amax(1, keepdim=True).log()
-            total += ((log_total - logits.gather(1, chosen)) * real).sum()
-            if grad_hidden is None or grad_weight is None:
-                continue
-            grad_logits = probability.scatter_add_(1, chosen, torch.full_like(real, -1.0))
-            if not real.all():
-                grad_logits.mul_(real)
-            grad_logits = grad_logits.to(hidden.dtype)
-            torch.mm(grad_logits, table, out=grad_hidden[start : start + rows])
-            grad_weight.add_(grad_logits.T @ some)
-        ctx.save_for_backward(grad_hidden, grad_weight)
+            if on_gpu:
+                losses, grad_logits = cross_entropy.losses_into_gradients(logits, wanted, rows), logits
+            else:
+                losses, grad_logits = _losses_and_gradients(logits, wanted)
+            total += losses.sum()
+            grads.append(grad_logits @ table)
+            grad_weight += grad_logits.T @ some
+        ctx.save_for_backward(torch.cat(grads), grad_weight)
         ctx.tokens = tokens
         return total / tokens
 
@@ -102,4 +98,25 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = gradients[0] / ctx.tokens
-        return grad_hidden * scale, grad_weight * scale, None, None
+        return (grad_hidden * scale).to(grad_hidden.dtype), grad_weight * scale, None, None, None
+
+
+def _device_chunk(positions: int, columns: int) -> int:
+    """Positions whose logits a GPU computes at a time; not too few, for a chunk adds to all of the table's gradient."""
+    chunks = min(-(-positions * columns // _DEVICE_CHUNK_VALUES), _DEVICE_CHUNKS)
+    return -(-positions // (chunks * _ALIGNED)) * _ALIGNED
+
+
+def _losses_and_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each row, and its gradient with respect to the logits."""
+    targets = targets.unsqueeze(1)
+    real = (targets != IGNORE).float()
+    probability = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    chosen = targets.masked_fill(targets == IGNORE, 0)
+    # The log of the partition function through the likeliest token, whose probability never underflows.
+    log_total = logits.amax(1, keepdim=True) - probability.amax(1, keepdim=True).log()
+    losses = (log_total - logits.gather(1, chosen)) * real
+    gradient = probability.scatter_add_(1, chosen, torch.full_like(real, -1.0))
+    if not real.all():
+        gradient.mul_(real)
+    return losses, gradient.to(logits.dtype)

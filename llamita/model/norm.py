@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llamita.model.precision import compute_dtype
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation over the last dimension (arXiv 1910.07467)."""
@@ -19,12 +21,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """The normalised x, in the dtype that matrix products compute in."""
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        if device == "cpu" and x.requires_grad and not torch.compiler.is_compiling():
+        dtype = compute_dtype(x)
+        if x.device.type == "cpu" and x.requires_grad and not torch.compiler.is_compiling():
             normed: Tensor = _CpuRMSNorm.apply(x.to(self.weight.dtype), self.weight, self.eps, dtype)
             return normed
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps).to(dtype)
+        return F.rms_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.eps).to(dtype)
 
 
 class _CpuRMSNorm(torch.autograd.Function):

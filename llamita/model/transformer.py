@@ -13,6 +13,7 @@ from llamita.model.block import DecoderBlock
 from llamita.model.embedding import TokenEmbedding
 from llamita.model.kv_cache import KVCache
 from llamita.model.norm import RMSNorm
+from llamita.model.precision import compute_dtype
 from llamita.model.rope import rope_tables
 
 # Standard deviations at width 1; both are 0.02 or little less at 768 (docs/design.md).
@@ -83,6 +84,8 @@ class LLaMaTransformer(nn.Module):
         if end > self.config.max_seq_len:
             raise ValueError(f"{end} positions, but model.max_seq_len is {self.config.max_seq_len}")
         x = self.embed(tokens)
+        if x.device.type != "cpu":
+            x = x.to(compute_dtype(x))
         if self.position_embeddings is not None:
             x = x + self.position_embeddings.weight[start:end]
         rope: Rope | None = None
