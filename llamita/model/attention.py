@@ -7,12 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.varlen import varlen_attn
 
 from llamita.model.kv_cache import KVCache
 from llamita.model.norm import RMSNorm
 from llamita.model.rope import rotate
 
 Rope = tuple[Float[Tensor, "seq half"], Float[Tensor, "seq half"]]
+# Which positions each position may look at, or where in the flattened batch each document begins and the last ends.
+Mask = Bool[Tensor, "batch 1 seq total"] | Int[Tensor, " starts"]
 
 # Up to here a CPU keeps whole score matrices in cache, and plain products beat its flash kernel.
 _CPU_SCORES_MAX_SEQ = 512
@@ -40,7 +43,7 @@ class CausalSelfAttention(nn.Module):
         *,
         layer: int = 0,
         cache: KVCache | None = None,
-        mask: Bool[Tensor, "batch 1 seq total"] | None = None,
+        mask: Mask | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """Each position's update; `mask` says which positions it may look at (default: all before it)."""
         heads = (*x.shape[:2], -1, self.head_dim)
@@ -60,10 +63,12 @@ def attend(
     q: Float[Tensor, "batch heads seq dim"],
     k: Float[Tensor, "batch kv_heads total dim"],
     v: Float[Tensor, "batch kv_heads total dim"],
-    mask: Bool[Tensor, "batch 1 seq total"] | None = None,
+    mask: Mask | None = None,
 ) -> Float[Tensor, "batch heads seq dim"]:
     """softmax(q k^T / sqrt(dim)) v over no later positions, and of those before only where a mask allows."""
     group = q.shape[1] // k.shape[1]
+    if mask is not None and mask.dim() == 1:
+        return _within_documents(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
     learning = q.requires_grad and not torch.compiler.is_compiling()
     if learning and q.device.type == "cpu" and q.shape[2] == k.shape[2] <= _CPU_SCORES_MAX_SEQ:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -77,10 +82,21 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=group > 1)
 
 
-def document_mask(documents: Int[Tensor, "batch seq"]) -> Tensor:
-    """Which positions each position may look at: those before it in the same document, (batch, 1, seq, seq)."""
+def document_mask(documents: Int[Tensor, "batch seq"] | Int[Tensor, " starts"]) -> Mask:
+    """Which positions each position may look at: those before it in the same document."""
+    if documents.dim() == 1:
+        return documents
     same = documents.unsqueeze(2) == documents.unsqueeze(1)
     return torch.tril(same).unsqueeze(1)
+
+
+def _within_documents(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:
+    """Attention of documents that lie one after another, by a kernel that skips what lies between them."""
+    batch, heads, seq, dim = q.shape
+    q, k, v = (x.transpose(1, 2).reshape(batch * seq, heads, dim) for x in (q, k, v))
+    mixed = varlen_attn(q, k, v, starts, starts, seq, seq, window_size=(-1, 0))
+    assert isinstance(mixed, Tensor)
+    return mixed.view(batch, seq, heads, dim).transpose(1, 2)
 
 
 class _CpuAttention(torch.autograd.Function):

@@ -1,10 +1,10 @@
 """DecoderBlock: attention, then the feed-forward network, each added to the stream it reads."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from llamita.config import ModelConfig
-from llamita.model.attention import CausalSelfAttention, Rope
+from llamita.model.attention import CausalSelfAttention, Mask, Rope
 from llamita.model.feed_forward import FeedForward
 from llamita.model.kv_cache import KVCache
 from llamita.model.norm import RMSNorm
@@ -33,7 +33,7 @@ class DecoderBlock(nn.Module):
         x: Float[Tensor, "batch seq n_embd"],
         rope: Rope | None,
         cache: KVCache | None = None,
-        mask: Bool[Tensor, "batch 1 seq total"] | None = None,
+        mask: Mask | None = None,
     ) -> Float[Tensor, "batch seq n_embd"]:
         """The stream after this layer."""
         attended = self.attention(self.attention_norm(x), rope, layer=self.layer, cache=cache, mask=mask)

@@ -70,12 +70,13 @@ class LLaMaTransformer(nn.Module):
         self,
         tokens: Int[Tensor, "batch seq"],
         cache: KVCache | None = None,
-        documents: Int[Tensor, "batch seq"] | None = None,
+        documents: Int[Tensor, "batch seq"] | Int[Tensor, " starts"] | None = None,
     ) -> Float[Tensor, "batch seq n_embd"]:
         """What the last layer says of each position, normalised.
 
-        With a cache the tokens follow those already in it. `documents` numbers the document of each position;
-        no position then sees another document; a cache doesn't remember them, so it excludes `documents`.
+        With a cache the tokens follow those already in it. `documents` numbers the document of each position, or, on
+        a GPU in half precision, says where in the flattened batch each begins and the last ends (int32); no position
+        then sees another document; a cache doesn't remember them, so it excludes `documents`.
         ValueError beyond max_seq_len positions.
         """
         assert cache is None or documents is None, "give a cache or documents, not both"

@@ -24,5 +24,5 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     """batch_loss, compiled if the config asks for it and this machine can."""
     if not training.compile or why_not_compiled(training.device):
         return batch_loss
-    compiled: LossFunction = torch.compile(batch_loss, dynamic=False)
+    compiled: LossFunction = torch.compile(batch_loss, dynamic=False, fullgraph=True)
     return compiled

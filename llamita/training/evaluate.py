@@ -14,8 +14,11 @@ from llamita.config import DataConfig, Precision
 from llamita.model.loss import IGNORE, hidden_loss, token_losses
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batch, Batches
-from llamita.text.shards import Corpus
+from llamita.text.shards import Corpus, IntArray
 from llamita.training.hardware import autocast
+
+# Of heads that FlashAttention takes.
+_HEAD_DIM_STEP, _LARGEST_HEAD_DIM = 8, 256
 
 # Where bands of counts begin, beside that of those that never occur.
 _POWERS = tuple(10**power for power in range(11))
@@ -52,11 +55,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:
-    """A batch where the model is."""
+    """A batch where the model is; `starts`, on a GPU, says of documents what `document_starts` does."""
 
     inputs: Int[Tensor, "batch seq"]
     targets: Int[Tensor, "batch seq"]
     documents: Int[Tensor, "batch seq"] | None
+    starts: Int[Tensor, " starts"] | None = None
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
@@ -119,7 +123,8 @@ def _by_band(
 ) -> Float[Tensor, "bands 2"]:
     """Nats and number of the targets in each band; all in the first where nobody asked for bands."""
     wanted = targets_with_logit(model, batch)
-    losses = token_losses(model.hidden(batch.inputs, documents=batch.documents), model.readout, wanted)
+    hidden = model.hidden(batch.inputs, documents=_told(batch, model))
+    losses = token_losses(hidden, model.readout, wanted)
     targets, nats = wanted.cpu(), losses.cpu().double()
     real = targets != IGNORE
     band = torch.zeros_like(targets) if band_of is None else band_of[targets.clamp(min=0)]
@@ -129,20 +134,40 @@ def _by_band(
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     """A batch's arrays as tensors on a device, copied while the device works where it can."""
-    arrays = (batch.inputs, batch.targets, batch.documents)
+    on_gpu = device.type == "cuda"
+    starts = document_starts(batch.documents) if on_gpu and batch.documents is not None else None
+    arrays = (batch.inputs, batch.targets, batch.documents, starts)
     tensors = [None if array is None else torch.from_numpy(array) for array in arrays]
-    if device.type == "cuda":
+    if on_gpu:
         tensors = [None if t is None else t.pin_memory().to(device, non_blocking=True) for t in tensors]
-    inputs, targets, documents = [None if t is None else t.to(device) for t in tensors]
+    inputs, targets, *documents = [None if t is None else t.to(device) for t in tensors]
     assert inputs is not None and targets is not None
-    return DeviceBatch(inputs, targets, documents)
+    return DeviceBatch(inputs, targets, *documents)
+
+
+def document_starts(documents: IntArray) -> npt.NDArray[np.int32]:
+    """Where in a flattened batch each document begins, then its size as often as makes the length a power of two.
+
+    documents: their numbers, shape (rows, seq_len). Few lengths occur, since a graph is compiled for each.
+    """
+    rows, seq_len = documents.shape
+    first = np.diff(documents, axis=1, prepend=-1) != 0
+    starts = np.flatnonzero(first)
+    length = 1 << max(len(starts), 4 * rows).bit_length()
+    return np.append(starts, np.full(length - len(starts), documents.size)).astype(np.int32)
 
 
 def batch_loss(model: LLaMaTransformer, batch: DeviceBatch) -> Float[Tensor, ""]:
     """The model's loss on a batch in nats, summed over its targets."""
-    hidden = model.hidden(batch.inputs, documents=batch.documents)
+    hidden = model.hidden(batch.inputs, documents=_told(batch, model))
     rows = len(model.readout)
     return hidden_loss(hidden, model.output_weight, targets_with_logit(model, batch), tokens=1, rows=rows)
+
+
+def _told(batch: DeviceBatch, model: LLaMaTransformer) -> Tensor | None:
+    """How the model is told of documents: by their starts where a kernel for them runs, else by their numbers."""
+    fits = model.config.head_dim % _HEAD_DIM_STEP == 0 and model.config.head_dim <= _LARGEST_HEAD_DIM
+    return batch.starts if batch.starts is not None and fits and torch.is_autocast_enabled("cuda") else batch.documents
 
 
 def targets_with_logit(model: LLaMaTransformer, batch: DeviceBatch) -> Int[Tensor, "batch seq"]:

@@ -120,13 +120,16 @@ def train(
     source = training_batches(batches, state, device)
     figures: list[Tensor] = []
     begins: list[Position] = []
+    ahead: list[tuple[DeviceBatch, int, TrainState]] = []
     since, tokens_then = time.perf_counter(), state.tokens
     for step in range(state.step, config.training.steps):
         lr = config.optimizer.lr * lr_multiplier(step, config.training.steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_ratio"]
-        taken = [next(source) for _ in range(config.training.accumulation)]
+        taken = ahead or [next(source) for _ in range(config.training.accumulation)]
         figures.append(train_step(model, optimizer, [item[:2] for item in taken], config, guard, loss_function))
+        # While the device works, so that it needn't wait for them after a report.
+        ahead = [next(source) for _ in range(config.training.accumulation)] if step + 1 < config.training.steps else []
         begins.append(state.position)
         state = TrainState(step + 1, taken[-1][2].tokens, taken[-1][2].position)
         metrics = None

@@ -1,11 +1,14 @@
+import itertools
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from llamita.model.attention import CausalSelfAttention, attend, document_mask
 from llamita.model.rope import rope_tables
+from llamita.training.evaluate import document_starts
 from tests.oracles import attention_by_loops, rope_by_complex_numbers
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -78,7 +81,7 @@ def test_short_and_long_sequences_learn_alike(seq: int, masked: bool) -> None:
     plain = learning_copy(quick)
     numbers = (torch.arange(seq) >= 200).long().expand(2, -1)
     mask = document_mask(numbers) if masked else None
-    allowed = before(seq, seq) if mask is None else mask[:, 0]
+    allowed = before(seq, seq) & (numbers[:, :, None] == numbers[:, None] if masked else True)
     weights = torch.randn(2, 2, seq, 4, generator=torch.Generator().manual_seed(1))
     (attend(*quick, mask) * weights).sum().backward()
     (attend_plainly(*plain, allowed) * weights).sum().backward()
@@ -129,6 +132,34 @@ def test_the_layer_projects_turns_attends_and_projects_back() -> None:
         mixed = attention_by_loops(q, k, v, before(5, 5))
         expected = layer.o_proj(mixed.transpose(1, 2).flatten(2).float())
     torch.testing.assert_close(update, expected, atol=1e-6, rtol=1e-5)
+
+
+def varlen_by_loops(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, ends: Tensor, longest: int, _: int, window_size: tuple[int, int]
+) -> Tensor:
+    """What torch's varlen_attn computes, which no CPU does: (positions, heads, dim), documents one after another."""
+    assert window_size == (-1, 0) and torch.equal(starts, ends) and starts.dtype == torch.int32
+    mixed = []
+    for start, end in itertools.pairwise(starts.tolist()):
+        assert 0 <= end - start <= longest
+        if end > start:
+            one, keys, values = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
+            mixed.append(attend_plainly(one, keys, values, before(end - start, end - start)[:1])[0].transpose(0, 1))
+    return torch.cat(mixed)
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=st.lists(st.lists(st.integers(0, 1), min_size=6, max_size=6), min_size=2, max_size=2))
+def test_documents_told_by_their_starts_are_those_told_by_number(
+    numbers: list[list[int]], n_kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamita.model.attention.varlen_attn", varlen_by_loops)
+    q, k, v = heads(4, n_kv_heads, 6, 6)
+    documents = torch.tensor(numbers).cumsum(1)
+    starts = torch.from_numpy(document_starts(documents.numpy()))
+    by_starts = attend(q, k, v, document_mask(starts))
+    torch.testing.assert_close(by_starts, attend(q, k, v, document_mask(documents)), atol=1e-6, rtol=1e-5)
 
 
 def test_document_mask_shows_what_came_before_in_the_same_document() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from llamita.config import DataConfig
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.frequency import count_tokens
 from llamita.text.shards import Corpus
-from llamita.training.evaluate import DeviceBatch, batch_loss, bits_per_byte, evaluate
+from llamita.training.evaluate import DeviceBatch, batch_loss, bits_per_byte, document_starts, evaluate
 from tests.model.tiny import stirred
 from tests.training.tiny_runs import corpus_of, random_documents, small_config
 
@@ -124,6 +125,42 @@ def test_a_target_without_a_logit_is_left_out() -> None:
     tokens = torch.tensor([[5, 62, 7]])
     seen = batch_loss(silent, DeviceBatch(tokens, torch.tensor([[4, 62, 3]]), None)).item()
     assert seen == pytest.approx(batch_loss(silent, DeviceBatch(tokens, torch.tensor([[4, -100, 3]]), None)).item())
+
+
+def test_starts_of_documents_end_with_the_size_and_have_few_lengths() -> None:
+    documents = np.array([[0, 0, 1, 1, 1], [0, 1, 2, 2, 3]])
+    starts = document_starts(documents)
+    assert starts.dtype == np.int32
+    assert starts[:7].tolist() == [0, 2, 5, 6, 7, 9, 10] and set(starts[6:].tolist()) == {10}
+    assert len(starts) == 16
+    draw = np.random.default_rng(0)
+    lengths = {len(document_starts(np.cumsum(draw.random((16, 64)) < chance, 1))) for chance in (0, 0.02, 0.05, 0.06)}
+    assert lengths == {128}
+    for chance in (0.0, 0.3, 1.0):
+        many = document_starts(np.cumsum(draw.random((3, 50)) < chance, 1))
+        assert many[-1] == 150 and many[-2] <= 150 and (np.diff(many) >= 0).all()
+
+
+@pytest.mark.parametrize("head_dim", [8, 12, 512])
+def test_documents_are_told_by_their_starts_only_where_a_kernel_takes_them(
+    head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    model = stirred(small_config(model__head_dim=head_dim).model)
+    hidden = model.hidden(torch.zeros(1, 4, dtype=torch.long))
+
+    def noted(_: Tensor, documents: Tensor) -> Tensor:
+        told.append(documents.dim())
+        return hidden
+
+    monkeypatch.setattr(model, "hidden", noted)
+    ids, numbers = torch.zeros(1, 4, dtype=torch.long), torch.tensor([[0, 0, 1, 1]])
+    starts = torch.from_numpy(document_starts(numbers.numpy()))
+    for narrow in (False, True):
+        monkeypatch.setattr("torch.is_autocast_enabled", lambda _="cpu", narrow=narrow: narrow)
+        for given in (starts, None):
+            batch_loss(model, DeviceBatch(ids, ids, numbers, given))
+    assert told == [2, 2, 1 if head_dim == 8 else 2, 2]
 
 
 def test_tokens_are_counted_over_all_shards_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
