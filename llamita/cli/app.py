@@ -27,6 +27,7 @@ _COMMANDS = {
     "info": "Tell what a run is and how far it came.",
     "preflight": "Put one batch through a model before its first step.",
     "plan": "Parameters, memory and time of a configuration, without building it.",
+    "bench": "Train on random tokens for a few seconds: speed, memory, where the time goes.",
     "doctor": "Versions, devices and what this machine can do.",
 }
 _MODULES = {
@@ -41,6 +42,7 @@ _MODULES = {
     "info": "show",
     "preflight": "preflight",
     "plan": "show",
+    "bench": "bench",
     "doctor": "show",
 }
 for _name, _help in _COMMANDS.items():

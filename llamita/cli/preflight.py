@@ -9,15 +9,15 @@ from llamita import layers
 from llamita.cli.console import out, print_json
 from llamita.cli.settings import Settings
 from llamita.cli.show import ASSUMED_BYTES, resolved
-from llamita.config import RunConfig
 from llamita.errors import UsageError
 from llamita.runs.folder import Run, initial_model
 from llamita.text.batches import Position
 from llamita.text.shards import open_corpora
-from llamita.training.evaluate import DeviceBatch, to_device
+from llamita.training.evaluate import to_device
 from llamita.training.loop import batches_of
 from llamita.training.preflight import Preflight
 from llamita.training.preflight import preflight as measure
+from llamita.training.trial import random_batch
 
 
 def preflight(
@@ -45,7 +45,7 @@ def preflight(
         batch = to_device(batches_of(corpus, config).batch(Position())[0], torch.device("cpu"))
     else:
         config = resolved(settings, ASSUMED_BYTES)[0]
-        model, batch = initial_model(config), _random_batch(config)
+        model, batch = initial_model(config), random_batch(config, torch.device("cpu"))
     model.embeddings.grad_scale = config.optimizer.input_grad_scale
     found = measure(model, batch, config.training.precision)
     if json:
@@ -56,13 +56,6 @@ def preflight(
         _show(found, config.model.vocab_size - config.model.unpredicted_rows)
     if found.problems:
         raise SystemExit(1)
-
-
-def _random_batch(config: RunConfig) -> DeviceBatch:
-    generator = torch.Generator().manual_seed(config.training.seed)
-    shape = (config.training.micro_batch_size, config.model.max_seq_len + 1)
-    tokens = torch.randint(config.model.vocab_size - config.model.unpredicted_rows, shape, generator=generator)
-    return DeviceBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
 
 
 def _show(found: Preflight, tokens: int) -> None:

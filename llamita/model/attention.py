@@ -69,8 +69,7 @@ def attend(
     group = q.shape[1] // k.shape[1]
     if mask is not None and mask.dim() == 1:
         return _within_documents(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
-    learning = q.requires_grad and not torch.compiler.is_compiling()
-    if learning and q.device.type == "cpu" and q.shape[2] == k.shape[2] <= _CPU_SCORES_MAX_SEQ:
+    if q.requires_grad and q.device.type == "cpu" and q.shape[2] == k.shape[2] <= _CPU_SCORES_MAX_SEQ:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         mixed: Tensor = _CpuAttention.apply(q, k, v, mask)
         return mixed

@@ -58,6 +58,7 @@ BOUNDED = {
     # It never trains: a demo doesn't replace a run that isn't one.
     ("demo",): ("--run", "runs/it", *TINY, *STEP),
     ("plan",): TINY,
+    ("bench",): (*TINY, *STEP, "--seconds", "0.05"),
     ("generate",): ("--max-new-tokens", "3"),
 }
 
