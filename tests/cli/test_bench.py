@@ -1,4 +1,4 @@
-"""`llamita bench`: what it measures agrees with itself, and it leaves nothing behind but the trace that was asked for."""
+"""`llamita bench`: what it measures agrees with itself, and nothing is left behind but the trace asked for."""
 
 import json
 from pathlib import Path
