@@ -26,7 +26,7 @@ from llamita.model.transformer import LLaMaTransformer
 from llamita.text.shards import Corpus
 from llamita.training.evaluate import DeviceBatch, batch_loss, evaluate
 from llamita.training.guard import Guard
-from llamita.training.loop import train_step
+from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer, check_tie
 from llamita.training.schedule import lr_multiplier
 from llamita.training.sizes import pick_rates
@@ -165,8 +165,7 @@ def train(job: Job, made: Workshop, tokens: torch.Tensor, corpora: tuple[Corpus,
     order = torch.Generator().manual_seed(job.seed)
     window = torch.arange(SEQ_LEN + 1, device=device)
     figures = []
-    model.train()
-    model.embeddings.grad_scale = config.optimizer.input_grad_scale
+    make_ready(model, config)
     for at in range(job.steps):
         lr = config.optimizer.lr * lr_multiplier(at, job.steps, config.optimizer)
         for group in optimizer.param_groups:

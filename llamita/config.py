@@ -1,15 +1,15 @@
 """The frozen dataclasses of a run: one a TOML table, every field a real value, `None` only for off."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal
 
-from llamita.errors import UsageError
+from llamita.checks import at_most, chosen, positive, require
 
 Precision = Literal["auto", "fp32", "bf16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+AttentionKernel = Literal["auto", "torch", "cudnn", "flash", "efficient", "math"]
 TokenizerKind = Literal["bpe", "word", "char", "byte"]
 
 # Stands where __post_init__ puts a number that follows from other fields.
@@ -32,30 +32,6 @@ _LARGEST_SCALING: Final = MappingProxyType(
 _LEAST_TURNS: Final = 1e-6
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UsageError(message)
-
-
-def _chosen(table: str, config: object) -> None:
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            allowed = ", ".join(map(repr, get_args(hint)))
-            raise UsageError(f"{table}.{name} = {value!r} must be one of {allowed}")
-
-
-def _positive(table: str, **values: float) -> None:
-    for name, value in values.items():
-        _require(0 < value < math.inf, f"{table}.{name} ({value}) must be greater than 0")
-
-
-def _at_most(limits: Mapping[str, float], table: str, config: object) -> None:
-    for name, limit in limits.items():
-        value = getattr(config, name)
-        _require(value <= limit, f"{table}.{name} ({value}) must be at most {limit}")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RopeScaling:
     """Context extension of RoPE; fields of other kinds are ignored, as in Hugging Face configurations."""
@@ -69,14 +45,14 @@ class RopeScaling:
     beta_slow: float = 1.0
 
     def __post_init__(self) -> None:
-        _chosen("model.rope_scaling", self)
-        _positive("model.rope_scaling", factor=self.factor, original_max_seq_len=self.original_max_seq_len)
-        _require(self.factor >= 1, f"model.rope_scaling.factor ({self.factor}) must be at least 1")
-        _at_most(_LARGEST_SCALING, "model.rope_scaling", self)
+        chosen("model.rope_scaling", self)
+        positive("model.rope_scaling", factor=self.factor, original_max_seq_len=self.original_max_seq_len)
+        require(self.factor >= 1, f"model.rope_scaling.factor ({self.factor}) must be at least 1")
+        at_most(_LARGEST_SCALING, "model.rope_scaling", self)
         for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
             below, above = getattr(self, low), getattr(self, high)
-            _positive("model.rope_scaling", **{low: below, high: above})
-            _require(
+            positive("model.rope_scaling", **{low: below, high: above})
+            require(
                 _LEAST_TURNS <= below < above,
                 f"model.rope_scaling.{low} ({below}) must be less than model.rope_scaling.{high} ({above}), "
                 f"and at least {_LEAST_TURNS}",
@@ -110,11 +86,11 @@ class ModelConfig:
     embedding_scale: float = _DERIVED
 
     def __post_init__(self) -> None:
-        _chosen("model", self)
-        _positive("model", vocab_size=self.vocab_size, n_embd=self.n_embd, n_layers=self.n_layers)
-        _positive("model", n_heads=self.n_heads, multiple_of=self.multiple_of, max_seq_len=self.max_seq_len)
+        chosen("model", self)
+        positive("model", vocab_size=self.vocab_size, n_embd=self.n_embd, n_layers=self.n_layers)
+        positive("model", n_heads=self.n_heads, multiple_of=self.multiple_of, max_seq_len=self.max_seq_len)
         silent, rows = self.unpredicted_rows, self.vocab_size
-        _require(0 <= silent < rows, f"model.unpredicted_rows ({silent}) must be from 0 to {rows - 1}")
+        require(0 <= silent < rows, f"model.unpredicted_rows ({silent}) must be from 0 to {rows - 1}")
         tied_std = min(math.log1p(_COPY_ODDS * (rows - silent)) / self.n_embd, _LOGIT_STD / math.sqrt(self.n_embd))
         derived = {
             "n_kv_heads": self.n_heads,
@@ -125,26 +101,26 @@ class ModelConfig:
         for name, value in derived.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        _positive("model", embedding_std=self.embedding_std)
+        positive("model", embedding_std=self.embedding_std)
         if self.embedding_scale is None:
             scale = _TIED_INPUT_RMS / self.embedding_std if self.tie_embeddings else 1.0
             object.__setattr__(self, "embedding_scale", scale)
         self._check()
 
     def _check(self) -> None:
-        _positive("model", n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, ffn_dim=self.ffn_dim)
-        _positive("model", embedding_scale=self.embedding_scale, rope_theta=self.rope_theta, norm_eps=self.norm_eps)
-        _at_most(_LARGEST_MODEL, "model", self)
-        _require(self.rope_theta > 1, f"model.rope_theta ({self.rope_theta}) must be greater than 1")
-        _require(
+        positive("model", n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, ffn_dim=self.ffn_dim)
+        positive("model", embedding_scale=self.embedding_scale, rope_theta=self.rope_theta, norm_eps=self.norm_eps)
+        at_most(_LARGEST_MODEL, "model", self)
+        require(self.rope_theta > 1, f"model.rope_theta ({self.rope_theta}) must be greater than 1")
+        require(
             self.positions != "rope" or self.max_seq_len * self.head_dim <= _ROPE_TABLE,
             f"model.max_seq_len ({self.max_seq_len}) times head_dim ({self.head_dim}) is more than {_ROPE_TABLE}",
         )
-        _require(
+        require(
             self.n_heads % self.n_kv_heads == 0,
             f"model.n_heads ({self.n_heads}) must be a multiple of model.n_kv_heads ({self.n_kv_heads})",
         )
-        _require(
+        require(
             self.positions != "rope" or self.head_dim % 2 == 0,
             f"model.head_dim ({self.head_dim}) must be even: RoPE turns pairs of coordinates; "
             f"choose model.n_embd and model.n_heads so, or set model.head_dim",
@@ -160,9 +136,9 @@ class TokenizerConfig:
     file: str | None = None
 
     def __post_init__(self) -> None:
-        _chosen("tokenizer", self)
-        _positive("tokenizer", vocab_size=self.vocab_size)
-        _at_most({"vocab_size": _LARGEST_MODEL["vocab_size"]}, "tokenizer", self)
+        chosen("tokenizer", self)
+        positive("tokenizer", vocab_size=self.vocab_size)
+        at_most({"vocab_size": _LARGEST_MODEL["vocab_size"]}, "tokenizer", self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,11 +152,11 @@ class DataConfig:
     mask_documents: bool = _DERIVED
 
     def __post_init__(self) -> None:
-        _chosen("data", self)
+        chosen("data", self)
         if self.mask_documents is None:
             # Documents packed by length would tell each other how long they are.
             object.__setattr__(self, "mask_documents", self.packing == "documents")
-        _require(
+        require(
             0 <= self.validation_fraction < 1,
             f"data.validation_fraction ({self.validation_fraction}) must be at least 0 and below 1",
         )
@@ -206,19 +182,19 @@ class OptimizerConfig:
     min_lr_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        _chosen("optimizer", self)
-        _positive("optimizer", lr=self.lr, table_lr_ratio=self.table_lr_ratio, eps=self.eps)
-        _positive("optimizer", input_grad_scale=self.input_grad_scale)
-        _require(
+        chosen("optimizer", self)
+        positive("optimizer", lr=self.lr, table_lr_ratio=self.table_lr_ratio, eps=self.eps)
+        positive("optimizer", input_grad_scale=self.input_grad_scale)
+        require(
             all(0 <= beta < 1 for beta in self.betas),
             f"optimizer.betas ({list(self.betas)}) must be at least 0 and below 1",
         )
-        _require(self.weight_decay >= 0, f"optimizer.weight_decay ({self.weight_decay}) must not be negative")
-        _require(self.clip is None or self.clip > 0, f"optimizer.clip ({self.clip}) must be greater than 0")
-        _require(self.warmup_steps >= 0, f"optimizer.warmup_steps ({self.warmup_steps}) must not be negative")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay ({self.weight_decay}) must not be negative")
+        require(self.clip is None or self.clip > 0, f"optimizer.clip ({self.clip}) must be greater than 0")
+        require(self.warmup_steps >= 0, f"optimizer.warmup_steps ({self.warmup_steps}) must not be negative")
         for name in ("decay_fraction", "min_lr_ratio"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"optimizer.{name} ({value}) must be between 0 and 1")
+            require(0 <= value <= 1, f"optimizer.{name} ({value}) must be between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +205,9 @@ class TrainingConfig:
     `keep_last` stay, the best, and those at multiples of `keep_every` steps. A step whose loss or gradient norm is
     `max_z_score` standard deviations above the last ones is skipped; after `rewind_after` skipped in a row the run
     goes back to its last checkpoint, `max_rewinds` times. `deterministic` makes a GPU give the same bits every time.
-    `preflight` is what becomes of a start that can't be learned from.
+    `preflight` is what becomes of a start that can't be learned from. The first `recompute_layers` blocks keep nothing
+    for the backward pass, which computes them again: less memory, more time. `attention` is the kernel that a GPU
+    uses; "torch" leaves it to torch.
     """
 
     steps: int = 1000
@@ -242,6 +220,8 @@ class TrainingConfig:
     threads: int = 1
     preflight: Literal["refuse", "correct", "warn"] = "refuse"
     compile: bool = False
+    recompute_layers: int = 0
+    attention: AttentionKernel = "auto"
     deterministic: bool = False
     max_z_score: float | None = 6.0
     rewind_after: int = 5
@@ -255,28 +235,28 @@ class TrainingConfig:
     sample_tokens: int = 64
 
     def __post_init__(self) -> None:
-        _chosen("training", self)
+        chosen("training", self)
         if self.micro_batch_size is None:
             object.__setattr__(self, "micro_batch_size", self.batch_size)
-        _positive("training", batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
-        _positive("training", log_every=self.log_every, eval_every=self.eval_every, save_every=self.save_every)
-        _positive("training", rewind_after=self.rewind_after)
-        _positive("training", keep_last=self.keep_last, eval_tokens=self.eval_tokens, threads=self.threads)
-        _at_most(_LARGEST_TRAINING, "training", self)
-        _require(
+        positive("training", batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
+        positive("training", log_every=self.log_every, eval_every=self.eval_every, save_every=self.save_every)
+        positive("training", rewind_after=self.rewind_after)
+        positive("training", keep_last=self.keep_last, eval_tokens=self.eval_tokens, threads=self.threads)
+        at_most(_LARGEST_TRAINING, "training", self)
+        require(
             self.batch_size % self.micro_batch_size == 0,
             f"training.batch_size ({self.batch_size}) must be a multiple of "
             f"training.micro_batch_size ({self.micro_batch_size})",
         )
-        _require(
+        require(
             self.keep_every is None or self.keep_every > 0,
             f"training.keep_every ({self.keep_every}) must be greater than 0, or off",
         )
         score, minutes = self.max_z_score, self.max_minutes
-        _require(score is None or score > 0, f"training.max_z_score ({score}) must be greater than 0, or off")
-        _require(minutes is None or minutes > 0, f"training.max_minutes ({minutes}) must be greater than 0, or off")
-        for name in ("steps", "sample_tokens", "max_rewinds"):
-            _require(getattr(self, name) >= 0, f"training.{name} ({getattr(self, name)}) must not be negative")
+        require(score is None or score > 0, f"training.max_z_score ({score}) must be greater than 0, or off")
+        require(minutes is None or minutes > 0, f"training.max_minutes ({minutes}) must be greater than 0, or off")
+        for name in ("steps", "sample_tokens", "max_rewinds", "recompute_layers"):
+            require(getattr(self, name) >= 0, f"training.{name} ({getattr(self, name)}) must not be negative")
 
     @property
     def accumulation(self) -> int:

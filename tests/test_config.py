@@ -19,6 +19,7 @@ IMPOSSIBLE: dict[str, list[float]] = {
     "model.n_embd": [0, -64],
     "model.unpredicted_rows": [-1, 64],
     "model.n_layers": [0],
+    "training.recompute_layers": [-1],
     "model.n_heads": [0],
     "model.n_kv_heads": [0, 3],
     "model.head_dim": [0, 7],

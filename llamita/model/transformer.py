@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llamita.config import ModelConfig
 from llamita.model.attention import Rope, document_mask
@@ -35,6 +36,7 @@ class LLaMaTransformer(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_seq_len, config.n_embd) if learned else None
         self.decoder_blocks = nn.ModuleList(DecoderBlock(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.recompute_layers = 0  # so many blocks, the first ones, keep nothing for the backward pass
         # A tied model has no head of its own to come apart from the table.
         tied = config.tie_embeddings
         self.lm_head = None if tied else nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -93,8 +95,11 @@ class LLaMaTransformer(nn.Module):
         if self.config.positions == "rope":
             rope = self.rope_cos[start:end], self.rope_sin[start:end]
         mask = None if documents is None else document_mask(documents)
-        for block in self.decoder_blocks:
-            x = block(x, rope, cache, mask)
+        for layer, block in enumerate(self.decoder_blocks):
+            if layer < self.recompute_layers and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, cache, mask, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, rope, cache, mask)
         if cache is not None:
             cache.advance(tokens.shape[1])
         normed: Tensor = self.norm(x)

@@ -69,6 +69,13 @@ def training_batches(
         yield to_device(batch, device), batch.tokens, state
 
 
+def make_ready(model: LLaMaTransformer, config: RunConfig) -> None:
+    """Set what training asks of a model beside its weights."""
+    model.train()
+    model.embeddings.grad_scale = config.optimizer.input_grad_scale
+    model.recompute_layers = config.training.recompute_layers
+
+
 def train_step(
     model: LLaMaTransformer,
     optimizer: torch.optim.Optimizer,
@@ -113,8 +120,7 @@ def train(
     the metrics since the last report first. UserError for a tie that is broken.
     """
     check_tie(model, optimizer)
-    model.train()
-    model.embeddings.grad_scale = config.optimizer.input_grad_scale
+    make_ready(model, config)
     device = model.embeddings.weight.device
     guard = guard or Guard(device, config.training.max_z_score)
     source = training_batches(batches, state, device)

@@ -28,6 +28,7 @@ from llamita.training.preparation import (
     token_settings,
 )
 from llamita.training.sizes import hardware_layer, never_predicted, pick_sizes, pick_vocab_size, vocabulary_layer
+from llamita.training.tuning import tuned
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -135,9 +136,9 @@ def prepare_run(
             now.save(target)
         corpora = _encode(run, text, tokenizer, now, progress, notify)
         vocabulary = tokenizer.get_vocab_size(), never_predicted(tokenizer, corpora.train, draft.data.packing)
-        config, _ = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, *vocabulary)
+        config, origin = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, *vocabulary)
         run.write_environment()
-        run.write_config(config)
+        run.write_config(tuned(config, origin, notify))
         forget_preparation(target)
         remove_journal(run.data_folder)
     return Prepared(run, text, tokenizer, corpora)

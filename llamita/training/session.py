@@ -34,6 +34,7 @@ from llamita.training.optimizer import build_optimizer
 from llamita.training.preflight import Preflight, sound_start
 from llamita.training.recovery import Recovery
 from llamita.training.state import TrainState, restore_state, state_tensors
+from llamita.training.tuning import pinned
 
 
 class Session:
@@ -104,7 +105,8 @@ class Session:
             # A kill may have come before that.
             self._saver.prune()
             try:
-                yield from self._train(should_stop)
+                with pinned(self.config.training.attention):
+                    yield from self._train(should_stop)
             except BaseException:
                 # Whoever is next may write as soon as the lock is free.
                 self._saver.outcome(wait=True)
@@ -189,8 +191,7 @@ class Session:
         tokens = self.config.training.sample_tokens
         if tokens == 0:
             return
-        sampling = Sampling(temperature=0.8, top_p=0.95)
-        seed = self.config.training.seed
+        sampling, seed = Sampling(temperature=0.8, top_p=0.95), self.config.training.seed
         prompt = "" if self.tokenizer.bos_id is not None else "\n"
         try:
             (made,) = generate(self.model, self.tokenizer, prompt, max_new_tokens=tokens, sampling=sampling, seed=seed)

@@ -15,6 +15,7 @@ from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
 from llamita.training.preparation import claimed, is_being_prepared
 from llamita.training.sizes import hardware_layer, never_predicted, vocabulary_layer
+from llamita.training.tuning import tuned
 
 # No path is spelled so: a run whose source this is was told its stories by StoryWorld.
 STORY_SOURCE = "storyworld://"
@@ -78,8 +79,9 @@ def _prepare(run: Run, draft: RunConfig, asked: list[Layer]) -> PreparedStories:
     corpora = write_shards(stories, tokenizer, run.data_folder, validation_fraction=fraction, seed=seed)
     unpredicted = never_predicted(tokenizer, corpora.train, draft.data.packing)
     vocabulary = vocabulary_layer(tokenizer.get_vocab_size(), unpredicted)
-    merged, _ = layers.merge([layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split])
-    config = layers.build(merged)
+    merged, origin = layers.merge(
+        [layers.preset("storyworld"), *asked, hardware_layer(hardware, asked), vocabulary, split]
+    )
     run.write_environment()
-    run.write_config(config)
+    run.write_config(tuned(layers.build(merged), origin, lambda _: None))
     return PreparedStories(run, world, tokenizer, corpora, floor(held_out))

@@ -2,11 +2,13 @@
 
 import contextlib
 import gc
+import json
 import os
 import resource
 import statistics
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,16 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from llamita import layers
 from llamita.config import DeviceName, Precision, RunConfig
 from llamita.runs.folder import initial_model
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import DeviceBatch
 from llamita.training.guard import Guard
-from llamita.training.loop import train_step
+from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer
 from llamita.training.plan import flops_per_token, training_memory
+from llamita.training.tuning import pinned
 
 Progress = Callable[[str, float, float], None]
 
@@ -82,7 +86,7 @@ class Trial:
         self.config = config
         self.device = torch.device(config.training.device)
         self.model = initial_model(config).to(self.device)
-        self.model.train()
+        make_ready(self.model, config)
         self._optimizer = build_optimizer(self.model, config.optimizer)
         self._guard = Guard(self.device, config.training.max_z_score)
         self._loss = loss_function(config.training)
@@ -103,6 +107,16 @@ def random_batch(config: RunConfig, device: torch.device) -> DeviceBatch:
     return DeviceBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
 
 
+def seconds_per_token(config: RunConfig) -> float:
+    """Training time of a token, of few steps."""
+    trial = Trial(config)
+    with pinned(config.training.attention):
+        for _ in range(_WARMUP_STEPS):
+            trial.step()
+        _synchronize(config.training.device)
+        return min(_rounds(trial, 1.0, None)) / config.tokens_per_step
+
+
 def measure(
     config: RunConfig, *, seconds: float = 10.0, trace: Path | None = None, progress: Progress | None = None
 ) -> Measured:
@@ -112,7 +126,7 @@ def measure(
     process stay as they are. torch.OutOfMemoryError where the configuration needs more than there is.
     """
     training = config.training
-    with _as_the_run_would(config):
+    with _as_the_run_would(config), pinned(training.attention):
         before = _memory(training.device)
         began = time.perf_counter()
         if progress:
@@ -259,3 +273,8 @@ def _memory(device: DeviceName, peak: bool = False) -> int:
     if device == "mps":
         return int(torch.mps.driver_allocated_memory())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    # In a process of its own, so that whatever happens to it happens to nobody else; see `tuning.seconds_per_token`.
+    print(json.dumps({"seconds_per_token": seconds_per_token(layers.build(tomllib.loads(sys.stdin.read())))}))

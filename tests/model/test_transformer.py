@@ -322,3 +322,29 @@ def test_unpredicted_rows_get_no_logit_and_no_gradient(tied: bool) -> None:
     for table in (model.embeddings.weight, model.output_weight):
         assert table.shape == (61, 32) and table.grad is not None
         assert not table.grad[56:].any() and table.grad[:56].any()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 9])
+def test_blocks_that_are_computed_again_keep_less_and_learn_the_same(layers: int) -> None:
+    model = stirred(tiny_config())
+    tokens = random_tokens(3, 12)
+
+    def learn(recomputed: int) -> tuple[list[Tensor], int]:
+        model.recompute_layers, kept = recomputed, []
+        model.zero_grad()
+
+        def note(x: Tensor) -> Tensor:
+            kept.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            loss = model(tokens).square().mean()
+        loss.backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None], sum(kept)
+
+    plain, saved = learn(0)
+    again, fewer = learn(layers)
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
+    assert fewer < saved * (0.8 if layers == 1 else 0.6)
+    with torch.no_grad():
+        assert torch.equal(model(tokens), model(tokens))

@@ -104,6 +104,8 @@ KNOBS: dict[str, Knob] = {
     "training.threads": Knob({"training.threads": 2}),
     "training.preflight": Knob({"training.preflight": "correct"}, NAIVE),
     "training.compile": Knob({"training.compile": True}, {"training.compile": False, "training.steps": 0}),
+    "training.recompute_layers": Knob({"training.recompute_layers": 1}),
+    "training.attention": Knob({"training.attention": "math"}),
     "training.deterministic": Knob({"training.deterministic": True}),
     "training.max_z_score": Knob(LONG | {"training.max_z_score": 0.01}, LONG),
     "training.rewind_after": Knob(STRICT | {"training.rewind_after": 1}, STRICT),
@@ -161,10 +163,11 @@ def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watch:
             run = prepare_run(tmp_path_factory.mktemp("run"), [], [layers.from_dotted("", values)]).run
             session = Session(run)
             threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-            end = ""
+            end, kernels, passes = "", None, []
+            session.model.decoder_blocks[0].register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
             try:
                 for _ in session.events():
-                    pass
+                    kernels = torch._C._get_sdp_priority_order()
             except UserError as error:
                 end = str(error).replace(str(run.path), "")
             seen[key] = (
@@ -177,6 +180,8 @@ def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watch:
                     "threads": threads,
                     "deterministic": deterministic,
                     "end": end,
+                    "kernels": kernels,
+                    "passes": sum(passes),
                     "compiled": loss_function(session.config.training) is not batch_loss,
                 },
             )

@@ -1,0 +1,151 @@
+"""What is picked by measurement before a run begins on a GPU; config.toml keeps it, and a resumed run obeys it."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from llamita import layers
+from llamita.config import AttentionKernel, RunConfig
+from llamita.training.hardware import autocast
+from llamita.training.plan import flops_per_token, training_memory
+
+Notify = Callable[[str], None]
+Probe = Callable[[RunConfig], float | None]
+
+_KERNELS: dict[AttentionKernel, SDPBackend] = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+_TIMED, _REPEATS = 3, 10
+_PROBED_TOKENS = 16384
+# Larger micro-batches than this bring nothing on an H200 (docs/log.md, 2026-11-27).
+_MOST_TOKENS = 1 << 16
+# A probe compiles the model, and the whole search takes some minutes: for a run that takes less it isn't worth it.
+_WORTH_FLOPS = 2e17
+_ROOM = 0.5  # of the memory that a run may take by the estimate before its micro-batch is tried out
+_BETTER = 0.98
+_PROBE_SECONDS = 600
+
+
+def pinned(kernel: AttentionKernel) -> contextlib.AbstractContextManager[None]:
+    """The context in which scaled_dot_product_attention takes this kernel wherever it can, and others elsewhere."""
+    if kernel in ("auto", "torch"):
+        return contextlib.nullcontext()
+    first = _KERNELS[kernel]
+    others = [backend for backend in _KERNELS.values() if backend is not first]
+    context: contextlib.AbstractContextManager[None] = sdpa_kernel([first, *others], set_priority=True)
+    return context
+
+
+def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunConfig:
+    """The config with what nobody asked for measured: attention kernel and micro-batch; without a GPU neither.
+
+    origin: the name of the layer that each setting comes from.
+    """
+    on_gpu, training = config.training.device == "cuda", config.training
+    if training.attention == "auto":
+        speeds = attention_seconds(config) if on_gpu else {}
+        fastest: AttentionKernel = "torch"
+        if speeds:
+            fastest = min(speeds, key=lambda kernel: speeds[kernel])
+            told = ", ".join(f"{kernel} {1000 * seconds:.2f} ms" for kernel, seconds in speeds.items())
+            notify(f"attention: {fastest}, the fastest here of {told} a layer")
+        config = replace(config, training=replace(training, attention=fastest))
+    if not on_gpu:
+        return config
+    asked = origin.get("training.micro_batch_size", "default")
+    if not asked.startswith(("default", "preset", "picked")) or not _worth_trying(config):
+        return config
+    rows, tried = find_micro_batch(config, seconds_per_token)
+    if tried:
+        told = ", ".join(f"{one} rows {1 / seconds:,.0f} tok/s" for one, seconds in sorted(tried.items()))
+        notify(f"micro-batch: {rows} rows, the best here of {told}")
+    return replace(config, training=replace(config.training, micro_batch_size=rows))
+
+
+def _worth_trying(config: RunConfig) -> bool:
+    room = _ROOM * torch.cuda.get_device_properties(0).total_memory
+    flops = config.training.steps * config.tokens_per_step * flops_per_token(config.model)
+    return flops > _WORTH_FLOPS or training_memory(config) > room
+
+
+def attention_seconds(config: RunConfig) -> dict[AttentionKernel, float]:
+    """Seconds of causal attention of one layer, forward and back, by each kernel that takes this model's heads."""
+    model, training = config.model, config.training
+    rows = max(min(training.micro_batch_size, _PROBED_TOKENS // model.max_seq_len), 1)
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    shapes = [(rows, model.max_seq_len, heads, model.head_dim) for heads in (model.n_heads, *2 * (model.n_kv_heads,))]
+    inputs = [torch.randn(shape, device=training.device, dtype=dtype, requires_grad=True) for shape in shapes]
+    found: dict[AttentionKernel, float] = {}
+    for name, backend in _KERNELS.items():
+        with contextlib.suppress(RuntimeError), sdpa_kernel([backend]), autocast(training.device, training.precision):
+            found[name] = min(_seconds_of_attention(inputs) for _ in range(_TIMED))
+    return found
+
+
+def _seconds_of_attention(inputs: list[torch.Tensor]) -> float:
+    on_gpu = inputs[0].device.type == "cuda"
+    for repeat in range(-2, _REPEATS):
+        if repeat == 0:
+            if on_gpu:
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+        q, k, v = (x.transpose(1, 2) for x in inputs)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+        torch.autograd.grad(mixed, inputs, mixed)
+    if on_gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / _REPEATS
+
+
+def find_micro_batch(config: RunConfig, probe: Probe) -> tuple[int, dict[int, float]]:
+    """The number of rows at a time that trains fastest, and seconds a token for those that were tried and fit.
+
+    From the config's own it goes down until one fits, or up while that is worth it: a larger one must be 2 % faster.
+    probe: seconds a token of a config, or None for one that needs more memory than there is.
+    """
+    training = config.training
+    most = max(_MOST_TOKENS // config.model.max_seq_len, 1)
+    options = [n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0 and n <= most]
+    start = max((at for at, n in enumerate(options) if n <= training.micro_batch_size), default=0)
+    tried: dict[int, float] = {}
+
+    def fits(at: int) -> bool:
+        rows = options[at]
+        seconds = probe(replace(config, training=replace(training, batch_size=rows, micro_batch_size=rows)))
+        if seconds is not None:
+            tried[rows] = seconds
+        return seconds is not None
+
+    at = next((at for at in range(start, -1, -1) if fits(at)), None)
+    if at is None:
+        return training.micro_batch_size, {}
+    if at == start:
+        while at + 1 < len(options) and fits(at + 1) and tried[options[at + 1]] < _BETTER * tried[options[at]]:
+            at += 1
+        if at == start > 0 and fits(at - 1) and tried[options[at - 1]] < tried[options[at]]:
+            at -= 1
+    return options[at], tried
+
+
+def seconds_per_token(config: RunConfig) -> float | None:
+    """What a trial of a config takes, in a process of its own that may fail or die of it; None if it did."""
+    command = [sys.executable, "-m", "llamita.training.trial"]
+    try:
+        told = subprocess.run(
+            command, input=layers.to_toml(config), capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True
+        )
+        found = json.loads(told.stdout)["seconds_per_token"]
+    except (subprocess.SubprocessError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return float(found)
