@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.cli.command_line import TINY, llamita
 
 # Tests run side by side, one worker a core.
 torch.set_num_threads(1)
+
+# Nobody's own cache is written to.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "llamita_tests_compiled"))
 
 # Without a GPU the kernels run in Triton's interpreter, which is asked for before they are defined.
 if not torch.cuda.is_available():

@@ -16,7 +16,7 @@ from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
-from llamita.training.compiling import why_not_compiled
+from llamita.training.compiling import cache_folder, why_not_compiled
 from llamita.training.hardware import choose_hardware
 from llamita.training.plan import make_plan
 from llamita.training.prepare import known_first, resolve
@@ -151,7 +151,7 @@ def doctor(*, json: bool = False) -> None:
         "threads": hardware.threads,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-        "compile": why_not_compiled(hardware.device) or "yes",
+        "compile": why_not_compiled(hardware.device) or f"yes; graphs are kept in {cache_folder()}",
     }
     if json:
         print_json(facts)

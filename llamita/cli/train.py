@@ -19,7 +19,7 @@ from llamita.layers import Layer
 from llamita.observatory.plots import plot_losses
 from llamita.observatory.summary import Summary, summarize
 from llamita.runs.folder import Run
-from llamita.training.compiling import why_not_compiled
+from llamita.training.compiling import cache_folder, why_not_compiled
 from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.hardware import choose_hardware
 from llamita.training.loop import StepMetrics
@@ -83,6 +83,8 @@ def train_session(session: Session, stopping: Stopping, console: Console, *, as_
     reason = why_not_compiled(session.config.training.device) if session.config.training.compile else None
     if reason:
         console.print(f"training without torch.compile: {reason}")
+    elif session.config.training.compile:
+        console.print(f"compiling at the first step; graphs are kept in {cache_folder()} for the next time")
     _describe_run(session, console)
     with stopping.finishing():
         stopping.go_on = command_line("resume", run.path)

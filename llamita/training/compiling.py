@@ -1,12 +1,17 @@
 """torch.compile as an option that says why it can't, instead of failing."""
 
+import contextlib
+import os
 import shutil
+from pathlib import Path
 
 import torch
 
 from llamita.config import TrainingConfig
 from llamita.training.evaluate import batch_loss
 from llamita.training.loop import LossFunction
+
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def why_not_compiled(device: str) -> str | None:
@@ -24,5 +29,17 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     """batch_loss, compiled if the config asks for it and this machine can."""
     if not training.compile or why_not_compiled(training.device):
         return batch_loss
+    folder = cache_folder()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault(_CACHE, str(folder))
     compiled: LossFunction = torch.compile(batch_loss, dynamic=False, fullgraph=True)
     return compiled
+
+
+def cache_folder() -> Path:
+    """Where compiled graphs are kept: what torch was told, else a folder of the user's that outlives a reboot."""
+    told, caches = os.environ.get(_CACHE), os.environ.get("XDG_CACHE_HOME")
+    if told:
+        return Path(told)
+    return (Path(caches) if caches else Path(os.path.expanduser("~")) / ".cache") / "llamita" / "compiled"
