@@ -41,6 +41,11 @@ def is_byte_level(backend: Backend) -> bool:
     return [step["type"] for step in _steps(backend.decoder, "decoders")] == ["ByteLevel"]
 
 
+def numbers_bytes(backend: Backend) -> bool:
+    """Whether the token of each byte has the byte for its id."""
+    return all(backend.token_to_id(symbol) == byte for byte, symbol in enumerate(BYTE_SYMBOLS))
+
+
 def loses_nothing(backend: Backend) -> bool:
     """Whether every string survives encoding and decoding by a byte-level tokenizer of any origin."""
     if backend.normalizer is not None or not is_byte_level(backend):

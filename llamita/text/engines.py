@@ -2,16 +2,20 @@
 
 import importlib
 import json
+import logging
 import os
 import sys
+import threading
 import unicodedata
 from collections.abc import Callable
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
 
 from llamita.text.byte_level import BYTE_SYMBOLS, token_bytes
 from llamita.text.splitting import LLAMA3_PATTERN
@@ -19,83 +23,145 @@ from llamita.text.splitting import LLAMA3_PATTERN
 Ids = npt.NDArray[np.uint32]
 Encode = Callable[[list[str]], list[Ids]]
 
-# Characters from which on another engine may pay, and how many of them prove it.
+# Characters that tell whether another engine may be used: with fewer it wouldn't pay.
 _WORTHWHILE: Final = 1_000_000
-_PROOF: Final = 500_000
-# An engine remembers every word that it met: up to 7 bytes of memory for a byte of text without repetition.
-_FORGET_AFTER: Final = 256_000_000
+# Bytes of text: an engine remembers every word, in up to 15 bytes of memory for a byte of text without repetition.
+_FORGET_AFTER: Final = 64_000_000
 # The engines' Unicode tables agree on what was assigned up to here (docs/log.md).
 _UNICODE: Final = 16
+
+_log = logging.getLogger(__name__)
 
 
 class FastestEngine:
     """Encodes as a backend does, by the fastest engine that is installed and gives the same ids.
 
     others: whether the backend is byte-level BPE with Llama 3's pattern, so that another engine may do. It does if the
-    vocabulary is one that engines can't read in two ways, and if it gives the same ids for a sample of the first
-    million characters. What it fails at, and characters that are newer than the engines, the backend does itself.
+    vocabulary is one that it reads in the same way, and if it gives the same ids for the first million characters.
+    What it fails at, and characters that are newer than the engines, the backend does itself.
     """
 
     def __init__(self, backend: Backend, *, others: bool) -> None:
         self._backend = backend
-        self._use("tokenizers", None)
-        self._decided, self._met, self._characters = not others, list[str](), 0
+        self._other: _Engine | None = None
+        self._met, self._characters, self._decided = list[tuple[str, Ids]](), 0, not others
+        self._meeting = threading.Lock()
 
     def __call__(self, texts: list[str]) -> list[Ids]:
         """Ids of each text; UnicodeEncodeError if one has a lone surrogate."""
-        if not self._decided:
-            self._met += texts
-            self._characters += sum(map(len, texts))
-            if self._characters >= _WORTHWHILE:
-                met, self._met, self._decided = self._met, [], True
-                self._decide(met)
-        for text in texts:
-            text.encode()  # some engines would replace a lone surrogate
-        return self._plain(texts) if self._make is None else self._fast(texts)
+        sizes = list(map(_byte_length, texts))  # some engines would replace a lone surrogate
+        first = [] if self._decided else self._meet(texts)
+        other, rest, size = self._other, texts[len(first) :], sum(sizes[len(first) :])
+        return first + (self._plain(rest) if other is None else self._fast(other, rest, size))
 
-    def _use(self, name: str, make: Callable[[], Encode] | None) -> None:
-        self.name, self._make = name, make
-        self._encode: Encode | None = None
-        self._since_made = 0
+    @property
+    def name(self) -> str:
+        """The engine that encodes now."""
+        other = self._other
+        return "tokenizers" if other is None else other.name
+
+    def forget(self) -> None:
+        """Give back the memory that holds the words of earlier texts."""
+        if (other := self._other) is not None:
+            other.forget()
 
     def _plain(self, texts: list[str]) -> list[Ids]:
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
-    def _fast(self, texts: list[str]) -> list[Ids]:
+    def _fast(self, other: "_Engine", texts: list[str], size: int) -> list[Ids]:
         known = [not has_newer_character(text) for text in texts]
         try:
-            found = self._engine()([text for text, fits in zip(texts, known, strict=True) if fits])
-            if len(found) != sum(known):
-                raise ValueError(f"{len(found)} texts of {sum(known)}")
+            found = other([text for text, fits in zip(texts, known, strict=True) if fits], size)
         except BaseException as error:
-            if not _is_failure(error):
+            if not is_failure(error):
                 raise
-            self._use("tokenizers", None)
+            _log.warning("%s failed (%r): tokenizers encodes from here on", other.name, error)
+            self._other = None
             return self._plain(texts)
-        self._since_made += sum(map(len, texts))
+        if all(known):
+            return found
         quick = iter(found)
         slow = iter(self._plain([text for text, fits in zip(texts, known, strict=True) if not fits]))
         return [next(quick if fits else slow) for fits in known]
 
-    def _engine(self) -> Encode:
-        if self._encode is None or self._since_made > _FORGET_AFTER:
-            assert self._make is not None
-            self._encode, self._since_made = self._make(), 0
-        return self._encode
+    def _meet(self, texts: list[str]) -> list[Ids]:
+        """Ids of the first texts, as many as it takes to decide; of none while another thread is here."""
+        if not self._meeting.acquire(blocking=False):
+            return []
+        try:
+            if self._decided:
+                return []
+            before = accumulate(map(len, texts), initial=self._characters)
+            first = [text for text, seen in zip(texts, before, strict=False) if seen < _WORTHWHILE]
+            found = self._plain(first)
+            self._met += [(text, ids) for text, ids in zip(first, found, strict=True) if text]
+            self._characters += sum(map(len, first))
+            if self._characters >= _WORTHWHILE:
+                self._decide()
+            return found
+        finally:
+            self._meeting.release()
 
-    def _decide(self, met: list[str]) -> None:
-        definition = json.loads(self._backend.to_str())
-        if not is_unambiguous(definition) or int(unicodedata.unidata_version.split(".")[0]) > _UNICODE:
-            return
-        sample = met[:: max(self._characters // _PROOF, 1)]
-        expected = self._plain(sample)
-        for name, make in (("gigatoken", _gigatoken), ("tiktoken", _tiktoken)):
-            self._use(name, partial(make, definition))
-            found = self._fast(sample)
-            if self._make is not None and all(map(np.array_equal, found, expected)):
-                return
-        self._use("tokenizers", None)
+    def _decide(self) -> None:
+        """Use the first engine that nothing speaks against."""
+        definition = self._backend.to_str()
+        spec = json.loads(definition)
+        other, objections = None, list[str]()
+        for name, make, reads in (
+            ("gigatoken", _gigatoken, is_unambiguous),
+            ("tiktoken", _tiktoken, is_merged_by_ids),
+        ):
+            engine = _Engine(name, partial(make, definition))
+            objection = self._difference(engine) if reads(spec) else "it might read this vocabulary otherwise"
+            if objection is None:
+                other = engine
+                break
+            objections.append(f"; not {name}: {objection}")
+        self._other, self._met, self._decided = other, [], True
+        _log.info("%s encodes%s", self.name, "".join(objections))
+
+    def _difference(self, engine: "_Engine") -> str | None:
+        """What speaks against an engine, by the texts that were met."""
+        if int(unicodedata.unidata_version.split(".")[0]) > _UNICODE:
+            return f"it doesn't know Unicode {unicodedata.unidata_version}"
+        met = [(text, ids) for text, ids in self._met if not has_newer_character(text)]
+        if not met:
+            return "there was nothing to compare"
+        texts = [text for text, _ in met]
+        try:
+            found = engine(texts, sum(map(_byte_length, texts)))
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            return repr(error)
+        alike = all(np.array_equal(ours, ids) for ours, (_, ids) in zip(found, met, strict=True))
+        return None if alike else "its ids differ"
+
+
+class _Engine:
+    """Another engine, made when it is needed and anew when it has remembered a lot."""
+
+    def __init__(self, name: str, make: Callable[[], Encode]) -> None:
+        self.name, self._make = name, make
+        self.forget()
+
+    def forget(self) -> None:
+        """Give back the memory that holds words."""
+        self._encode: Encode | None = None
+        self._bytes = 0
+
+    def __call__(self, texts: list[str], size: int) -> list[Ids]:
+        """Ids of each text; size: how many bytes to count for them."""
+        encode = self._encode
+        if encode is None or self._bytes > _FORGET_AFTER:
+            self._encode = encode = self._make()
+            self._bytes = 0
+        found = encode(texts)
+        if len(found) != len(texts):
+            raise ValueError(f"{len(found)} texts of {len(texts)}")
+        self._bytes += size
+        return found
 
 
 def is_unambiguous(definition: dict[str, Any]) -> bool:
@@ -115,6 +181,17 @@ def is_unambiguous(definition: dict[str, Any]) -> bool:
     )
 
 
+def is_merged_by_ids(definition: dict[str, Any]) -> bool:
+    """Whether it makes no difference to merge any neighbours that make a token, and the lowest id first."""
+    if not is_unambiguous(definition):
+        return False
+    words: dict[str, int] = definition["model"]["vocab"]
+    merges = [(left, right) for left, right in definition["model"]["merges"]]
+    numbers = [words[left + right] for left, right in merges]
+    bare = BPE(vocab=words, merges=merges)
+    return numbers == sorted(numbers) and all(len(bare.tokenize(token)) == 1 for token in words)
+
+
 def has_newer_character(text: str) -> bool:
     """Whether there is a character that isn't assigned in Python's Unicode: newer tables may call it a letter."""
     return not text.isascii() and bool(_unassigned()[np.frombuffer(text.encode("utf-32-le"), np.uint32)].any())
@@ -125,9 +202,9 @@ def _unassigned() -> npt.NDArray[np.bool_]:
     return np.array([unicodedata.category(chr(point)) == "Cn" for point in range(sys.maxunicode + 1)])
 
 
-def _gigatoken(definition: dict[str, Any]) -> Encode:
+def _gigatoken(definition: str) -> Encode:
     """https://github.com/marcelroed/gigatoken, which reads a tokenizer.json; without its special tokens."""
-    ordinary = {**definition, "added_tokens": [], "post_processor": None}
+    ordinary = {**json.loads(definition), "added_tokens": [], "post_processor": None}
     tokenizer = importlib.import_module("gigatoken").Tokenizer.from_json(json.dumps(ordinary))
 
     def encode(texts: list[str]) -> list[Ids]:
@@ -139,9 +216,9 @@ def _gigatoken(definition: dict[str, Any]) -> Encode:
     return encode
 
 
-def _tiktoken(definition: dict[str, Any]) -> Encode:
+def _tiktoken(definition: str) -> Encode:
     """https://github.com/openai/tiktoken, which merges in the order of ids."""
-    ranks = {token_bytes(token): number for token, number in definition["model"]["vocab"].items()}
+    ranks = {token_bytes(token): number for token, number in json.loads(definition)["model"]["vocab"].items()}
     kind = importlib.import_module("tiktoken").Encoding
     tokenizer = kind("own", pat_str=LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens={})
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -152,6 +229,11 @@ def _tiktoken(definition: dict[str, Any]) -> Encode:
     return encode
 
 
-def _is_failure(error: BaseException) -> bool:
-    """Whether an engine failed; a panic of Rust is no Exception."""
+def _byte_length(text: str) -> int:
+    """Length in UTF-8 bytes; UnicodeEncodeError for a lone surrogate."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something failed, rather than being stopped; a panic of Rust is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import takewhile
@@ -18,21 +18,13 @@ from tokenizers import Tokenizer as Backend
 
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
-from llamita.text.byte_level import BYTE_SYMBOLS, is_byte_level, loses_nothing, readable, token_bytes
-from llamita.text.engines import FastestEngine, Ids
+from llamita.text.byte_level import is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
+from llamita.text.engines import FastestEngine, Ids, is_failure
 from llamita.text.growth import growth
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
 from llamita.text.vocabulary import BOS, EOS, RESERVED, train_backend
 
-_BOS_NAMES: Final = (
-    BOS,
-    "<s>",
-    "<bos>",
-    "[BOS]",
-    "<|startoftext|>",
-    "<｜begin▁of▁sentence｜>",
-    "<|endoftext|>",
-)
+_BOS_NAMES: Final = (BOS, "<s>", "<bos>", "[BOS]", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "<|endoftext|>")
 _EOS_NAMES: Final = (EOS, "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK: Final = 32_000  # characters of one piece of work of the encoder
@@ -67,12 +59,15 @@ class Tokenizer:
         self.eos_id = self._special_named(_EOS_NAMES)
         self.unknown_id = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
         fitting = fitting_kind(backend)
-        if (fitting == "char" and self.unknown_id is None) or (fitting == "byte" and not _numbers_bytes(backend)):
+        if (fitting == "char" and self.unknown_id is None) or (fitting == "byte" and not numbers_bytes(backend)):
             fitting = None  # what is quick for ours would be wrong for it
         self.kind: str = fitting or type(backend.model).__name__.lower()
         self._scheme = SCHEMES[fitting] if fitting else None
         self.lossless = loses_nothing(backend)
         self.engine = FastestEngine(backend, others=fitting == "bpe")
+
+    def __reduce__(self) -> tuple[Callable[[str], "Tokenizer"], tuple[str]]:
+        return _of_json, (self.to_json(),)
 
     @classmethod
     def train(cls, documents: Iterable[str], *, vocab_size: int, kind: Kind = "bpe") -> "Tokenizer":
@@ -157,16 +152,20 @@ class Tokenizer:
         return self._backend.id_to_token(token_id) if token_id >= 0 else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without BOS; UserError if it holds a lone surrogate, which is not a character."""
+        """Ids of a text, without BOS; UserError if it holds a lone surrogate, which is not a character.
+
+        Texts are cut where that changes no ids. Byte-level BPE cuts a stretch of 64,000 characters without such a
+        place all the same, words one of a million: its ids may then differ from those of the whole.
+        """
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        """Ids of each text, without BOS, on all cores; texts may have any length."""
+        """Ids of each text, without BOS, on all cores; texts may have any length, and are cut as by `encode`."""
         return list(self.encode_stream(texts))
 
     def encode_stream(self, texts: Iterable[str]) -> Iterator[Ids]:
-        """Ids of each text, without BOS, as `encode_batch`; takes texts only as far as a batch needs."""
+        """Ids of each text, as `encode_batch` gives them; takes texts only as far as a batch needs."""
         parts: list[Ids] = []
         for batch in _batches(self._chunks(texts)):
             encoded = iter(self._encode_chunks([chunk for chunk in batch if chunk is not None]))
@@ -276,14 +275,13 @@ def _blaming(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise UserError(f"{what} ({error}): {remedy}") from error
-        raise
+        if not is_failure(error):
+            raise
+        raise UserError(f"{what} ({error}): {remedy}") from error
 
 
-def _numbers_bytes(backend: Backend) -> bool:
-    """Whether the token of each byte has the byte for its id."""
-    return all(backend.token_to_id(symbol) == byte for byte, symbol in enumerate(BYTE_SYMBOLS))
+def _of_json(text: str) -> Tokenizer:
+    return Tokenizer(Backend.from_str(text))
 
 
 def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:

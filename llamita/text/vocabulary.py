@@ -33,7 +33,7 @@ _CHUNK: Final = 500
 # Words and characters are looked for up to here.
 _MAX_CHARACTERS: Final = 500_000_000
 # More make merges no better: a quarter of 147 MB gives 0.1 % more tokens than half of it (docs/log.md). Far more would
-# overflow the trainer's 32-bit counts of pairs (huggingface/tokenizers#2058).
+# overflow the trainer's 32-bit counts of pairs (huggingface/tokenizers#2058). With repetitions up to twice as many.
 _SAMPLE_CHARACTERS: Final = 64_000_000
 
 _log = logging.getLogger(__name__)
@@ -74,12 +74,15 @@ def _pieces(documents: Iterable[str], scheme: Scheme, most: int) -> Iterator[str
         raise UserError("there is no text to train a tokenizer on: give it documents that are not empty")
 
 
-def _sample(pieces: Iterable[str]) -> list[str]:
-    """All of a short text; of a longer one each piece once, or half of these, a quarter, and so on, in any order."""
-    bound, distinct, whole = 1 << 32, 0, 0
+def _sample(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces of a text as often as they occur, in any order; bounded, as is the memory for them.
+
+    Of a long text half of the different pieces, a quarter, and so on. Of pieces that repeat too much a part of their
+    occurrences, in proportion, but each at least once.
+    """
+    bound, distinct = 1 << 32, 0
     kept: Counter[str] = Counter()
     for piece in pieces:
-        whole += len(piece)
         if piece in kept or _number(piece) < bound:
             distinct += 0 if piece in kept else len(piece)
             kept[piece] += 1
@@ -87,7 +90,11 @@ def _sample(pieces: Iterable[str]) -> list[str]:
             bound //= 2
             kept = Counter({one: times for one, times in kept.items() if _number(one) < bound})
             distinct = sum(map(len, kept))
-    return list(kept.elements() if whole <= _SAMPLE_CHARACTERS else kept)
+    total = sum(len(piece) * times for piece, times in kept.items())
+    if total > _SAMPLE_CHARACTERS:
+        share = _SAMPLE_CHARACTERS / total
+        kept = Counter({piece: max(1, round(times * share)) for piece, times in kept.items()})
+    return kept.elements()
 
 
 def _number(piece: str) -> int:

@@ -246,6 +246,7 @@ def _encode(
         progress=(lambda done: progress("encoding the text", done, total)) if progress else None,
         resumed=lambda done: notify(f"{_of(done, total)} are encoded already"),
     )
+    tokenizer.engine.forget()
     text.check_unchanged()
     return corpora
 

@@ -395,22 +395,42 @@ def test_merges_of_a_long_text_are_learnt_from_an_even_part_of_it_in_any_order(
     whole = Tokenizer.train(documents, vocab_size=500)
     monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", sum(map(len, documents)) // 3)
     pieces = [piece for document in documents for piece in chunks(document, SCHEMES["bpe"], 500)]
-    kept = _sample(pieces)
+    kept = list(_sample(pieces))
     assert 0.15 < sum(map(len, kept)) / sum(map(len, pieces)) < 1 / 3
     assert sorted(_sample(pieces[::-1])) == sorted(kept)
     part = Tokenizer.train(documents, vocab_size=500)
     assert part.to_json() == Tokenizer.train(documents[::-1], vocab_size=500).to_json() != whole.to_json()
 
 
-def test_a_line_over_and_over_leaves_room_for_the_rest_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", 10_000)
-    line = "the king loves the queen\n"
+def test_lines_over_and_over_leave_room_for_the_rest_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 10_000
+    monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", limit)
+    lines = [f"the king loves {number} queens\n" for number in range(100)]
     varied = [f"{seed} " + " ".join(sentences(2, seed)) for seed in range(1000)]
-    alone, beside = _sample(varied), _sample([line] * 1000 + varied + [line] * 1000)
-    assert 2000 < sum(map(len, alone)) <= 10_000
-    assert {*beside} - {line} == {*alone} and beside.count(line) <= 1
-    assert _sample([line] * 1000) == [line]
-    assert sorted(_sample([line] * 3 + varied[:2])) == sorted([line] * 3 + varied[:2])
+    kept = list(_sample(lines * 50 + varied + lines * 50))
+    counts = Counter(kept)
+    often = {counts[line] for line in lines} - {0}
+    rest = [piece for piece in kept if piece not in lines]
+    assert len(often) == 1 and 5 < often.pop() < 100
+    assert len({*rest}) == len(rest) > limit // 1000 and sum(map(len, kept)) <= 2 * limit
+    assert Counter(_sample(lines[:1] * 3 + varied[:2])) == Counter(lines[:1] * 3 + varied[:2])
+
+
+def test_what_repeats_in_a_long_text_is_kept_in_proportion_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = ["often "] * 900 + ["seldom "] * 90 + ["once"]
+    limit = sum(map(len, pieces))
+    for characters, expected in ((limit, (900, 90, 1)), (limit - 1, (900, 90, 1)), (limit // 30, (30, 3, 1))):
+        monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", characters)
+        for order in (pieces, pieces[::-1]):
+            counts = Counter(_sample(order))
+            assert (counts["often "], counts["seldom "], counts["once"]) == expected
+
+
+def test_short_documents_over_and_over_are_learnt_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamita.text.vocabulary._SAMPLE_CHARACTERS", 64_000)
+    line = "the quick brown fox jumps over a lazy dog\n"
+    few, many = (Tokenizer.train([line] * number, vocab_size=512) for number in (1500, 5000))
+    assert few.to_json() == many.to_json() and few.text_size > 256 + 9
 
 
 def test_merges_follow_the_most_frequent_pairs() -> None:

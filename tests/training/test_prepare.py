@@ -186,6 +186,14 @@ def test_nothing_is_written_without_a_text(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_prepared_run_keeps_no_memory_of_the_words_of_its_text(
+    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamita.text.engines._WORTHWHILE", 1)
+    engine = prepare_run(tmp_path / "run", [str(tiny_text)], [layers.from_dotted("", SMALL)]).tokenizer.engine
+    assert engine._other is not None and engine._other._encode is None
+
+
 def test_a_preparation_that_failed_halfway_is_begun_again(tiny_text: Path, tmp_path: Path) -> None:
     whole = small_run(tmp_path / "whole", tiny_text)
     run = small_run(tmp_path / "run", tiny_text)
