@@ -25,6 +25,8 @@ _MAX_VOCAB = {"cpu": 2048, "mps": 4096, "cuda": 32768}
 _LR_TIMES_WIDTH, _MAX_LR = 0.768, 4e-3
 _TABLE_LR_PER_TOKEN, _MAX_TABLE_LR_RATIO, _TABLE_STEPS = 1 / 512, 4.0, 1000
 
+THIS_MACHINE = "this machine"  # name of the layer of what the hardware decides
+
 # With 40 a tied model of n_embd 768 ended 0.1 to 0.4 nats behind (docs/ties.md).
 _WARMUP_STEPS = 150
 
@@ -103,11 +105,11 @@ def never_predicted(tokenizer: Tokenizer, corpus: Corpus, packing: str) -> int:
 
 
 def hardware_layer(hardware: Hardware, asked: list[Layer]) -> Layer:
-    """What "auto" became: device and precision, and the threads unless they were asked for."""
-    chosen: dict[str, Any] = {"device": hardware.device, "precision": hardware.precision}
-    if not any("threads" in layer.values.get("training", {}) for layer in asked):
-        chosen["threads"] = hardware.threads
-    return Layer("this machine", {"training": chosen})
+    """What "auto" became: the device, and precision and threads unless they were asked for."""
+    given = {name for layer in asked for name, value in layer.values.get("training", {}).items() if value != "auto"}
+    chosen = {"device": hardware.device, "precision": hardware.precision, "threads": hardware.threads}
+    kept = {name: value for name, value in chosen.items() if name == "device" or name not in given}
+    return Layer(THIS_MACHINE, {"training": kept})
 
 
 def _shape(parameters: float, vocab_size: int) -> tuple[int, int]:

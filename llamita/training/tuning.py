@@ -1,4 +1,4 @@
-"""What is picked by measurement before a run begins on a GPU; config.toml keeps it, and a resumed run obeys it."""
+"""What is picked by measurement before a run begins; config.toml keeps it, and a resumed run obeys it."""
 
 import contextlib
 import json
@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from llamita import layers
 from llamita.config import AttentionKernel, RunConfig
 from llamita.training.hardware import autocast
-from llamita.training.plan import flops_per_token, training_memory
+from llamita.training.plan import flops_per_token, seconds_per_step, training_memory
+from llamita.training.sizes import THIS_MACHINE
 
 Notify = Callable[[str], None]
 Probe = Callable[[RunConfig], float | None]
@@ -34,6 +35,7 @@ _MOST_TOKENS = 1 << 16
 _WORTH_FLOPS = 2e17
 _ROOM = 0.5  # of the memory that a run may take by the estimate before its micro-batch is tried out
 _BETTER = 0.98
+_CLEARLY_BETTER = 0.8  # on a CPU, where measurements scatter and the same answer twice is worth something
 _PROBE_SECONDS = 600
 
 
@@ -48,7 +50,7 @@ def pinned(kernel: AttentionKernel) -> contextlib.AbstractContextManager[None]:
 
 
 def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunConfig:
-    """The config with what nobody asked for measured: attention kernel and micro-batch; without a GPU neither.
+    """The config with what nobody asked for measured: attention kernel and micro-batch, or threads and precision.
 
     origin: the name of the layer that each setting comes from.
     """
@@ -62,7 +64,7 @@ def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunCo
             notify(f"attention: {fastest}, the fastest here of {told} a layer")
         config = replace(config, training=replace(training, attention=fastest))
     if not on_gpu:
-        return config
+        return _tuned_to_cpu(config, origin, notify) if training.device == "cpu" else config
     asked = origin.get("training.micro_batch_size", "default")
     if not asked.startswith(("default", "preset", "picked")) or not _worth_trying(config):
         return config
@@ -71,6 +73,34 @@ def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunCo
         told = ", ".join(f"{one} rows {1 / seconds:,.0f} tok/s" for one, seconds in sorted(tried.items()))
         notify(f"micro-batch: {rows} rows, the best here of {told}")
     return replace(config, training=replace(config.training, micro_batch_size=rows))
+
+
+def _tuned_to_cpu(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunConfig:
+    """Fewer threads, or fp32, where a layer and the loss are clearly faster so than by the rule of `hardware`."""
+    training = config.training
+    free = {name for name in ("threads", "precision") if origin.get(f"training.{name}") == THIS_MACHINE}
+    threads = [n for n in (training.threads // 2, 1) if "threads" in free and 0 < n < training.threads]
+    others = [replace(training, threads=n) for n in dict.fromkeys(threads)]
+    if "precision" in free and training.precision == "bf16":
+        others.append(replace(training, precision="fp32"))
+    if not others:
+        return config
+    before = torch.get_num_threads()
+    try:
+        seconds = {one: _seconds(replace(config, training=one)) for one in (training, *others)}
+    finally:
+        torch.set_num_threads(before)
+    best = min(seconds, key=lambda one: seconds[one])
+    if seconds[best] > _CLEARLY_BETTER * seconds[training]:
+        return config
+    named = [f"{one.threads} threads in {one.precision} {duration:.3g} s" for one, duration in seconds.items()]
+    notify(f"a step by a probe: {', '.join(named)}")
+    return replace(config, training=best)
+
+
+def _seconds(config: RunConfig) -> float:
+    torch.set_num_threads(config.training.threads)
+    return seconds_per_step(config)
 
 
 def _worth_trying(config: RunConfig) -> bool:

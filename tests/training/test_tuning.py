@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend
 
 from llamita.config import RunConfig
 from llamita.training import tuning
+from llamita.training.sizes import THIS_MACHINE
 from llamita.training.tuning import attention_seconds, find_micro_batch, pinned, seconds_per_token, tuned
 from tests.training.tiny_runs import small_config
 
@@ -125,10 +126,47 @@ def test_what_was_asked_for_is_not_measured(origin: str, asked: bool, monkeypatc
     assert tuned(pinned_by_hand, {}, told.append).training.attention == "flash"
 
 
-def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "attention_seconds", lambda _: pytest.fail("measured"))
-    config = small_config()
-    assert tuned(config, {}, pytest.fail) == replace(config, training=replace(config.training, attention="torch"))
+@pytest.mark.parametrize(
+    ("times", "threads", "precision"),
+    [
+        ({(8, "bf16"): 1.0, (4, "bf16"): 0.9, (1, "bf16"): 2.0, (8, "fp32"): 2.0}, 8, "bf16"),  # not clearly better
+        ({(8, "bf16"): 1.0, (4, "bf16"): 0.7, (1, "bf16"): 0.75, (8, "fp32"): 2.0}, 4, "bf16"),
+        ({(8, "bf16"): 1.0, (4, "bf16"): 1.0, (1, "bf16"): 0.5, (8, "fp32"): 0.6}, 1, "bf16"),
+        ({(8, "bf16"): 1.0, (4, "bf16"): 1.0, (1, "bf16"): 1.0, (8, "fp32"): 0.6}, 8, "fp32"),
+    ],
+)
+def test_a_cpu_gets_fewer_threads_or_fp32_where_that_is_clearly_faster(
+    times: dict[tuple[int, str], float], threads: int, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def timed(config: RunConfig) -> float:
+        asked.append((config.training.threads, config.training.precision))
+        assert torch.get_num_threads() == config.training.threads
+        return times[asked[-1]]
+
+    monkeypatch.setattr(tuning, "seconds_per_step", timed)
+    config = small_config(training__threads=8, training__precision="bf16")
+    mine = dict.fromkeys(("training.threads", "training.precision"), THIS_MACHINE)
+    before, told = torch.get_num_threads(), list[str]()
+    found = tuned(config, mine, told.append).training
+    assert (found.threads, found.precision) == (threads, precision)
+    assert sorted(asked) == sorted(times) and torch.get_num_threads() == before
+    assert bool(told) == ((threads, precision) != (8, "bf16"))
+    asked.clear()
+    kept = tuned(config, {**mine, "training.threads": "command line"}, told.append).training
+    assert kept.threads == 8 and {one for one, _ in asked} == {8}
+    asked.clear()
+    tuned(config, {**mine, "training.precision": "command line"}, told.append)
+    assert {one for _, one in asked} == {"bf16"}
+
+
+def test_what_was_asked_for_on_a_cpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("attention_seconds", "seconds_per_step"):
+        monkeypatch.setattr(tuning, name, lambda _: pytest.fail("measured"))
+    config = small_config(training__threads=4, training__precision="bf16")
+    by_torch = replace(config, training=replace(config.training, attention="torch"))
+    assert tuned(config, {}, pytest.fail) == by_torch
 
 
 @pytest.mark.parametrize(("steps", "memory", "worth"), [(1, 1 << 40, False), (10**12, 1 << 40, True), (1, 1, True)])
