@@ -1,243 +1,34 @@
-"""Training tokens a second on one GPU, llamita against rivals at their best effort.
+"""Training tokens a second on one GPU, llamita against rivals at their best effort, and against itself without a trick.
 
     python benchmarks/train_step.py --shape 124m --against litgpt,hf --rounds 3
+    python benchmarks/train_step.py --shape 124m --against "" --without all --documents 400
 
 Every candidate has a process of its own, which compiles once; then they take turns, a round each, and what isn't
 measuring waits in host memory. All get the same weights at first, the same batches and the same optimizer, so their
-losses must agree. Each then chooses among `--rows` the batch that it is fastest with. Prints one JSON line a candidate
-and round, then one with medians, spread and ratios. Rivals are those that are installed.
+losses must agree (but for `--documents`, which rivals don't keep apart). Each chooses among `--rows` the batch that it
+is fastest with. Prints one JSON line a candidate and round, then one with medians, spread and ratios. Rivals are those
+that are installed.
 """
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from candidates import CANDIDATES, SHAPES, TRICKS, Shape, llamita
+from torch import Tensor
 
-from llamita.config import ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
-from llamita.model.transformer import LLaMaTransformer
-from llamita.training.compiling import loss_function
-from llamita.training.evaluate import DeviceBatch
-from llamita.training.guard import Guard
-from llamita.training.loop import train_step
-from llamita.training.optimizer import build_optimizer
+from llamita.training.tuning import pinned
 
-LR, BETAS, EPS, CLIP = 3e-4, (0.9, 0.95), 1e-8, 1.0
 WARMUP_STEPS = 6
 PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200: https://www.nvidia.com/en-us/data-center/h100/
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's shape, untied, and the numbers of rows a step that candidates may choose among."""
-
-    vocab_size: int
-    n_embd: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    ffn_dim: int
-    seq_len: int
-    rows: tuple[int, ...]
-
-    @property
-    def flops_per_token(self) -> float:
-        """Forward and back, causal attention counted once, the lookup not at all."""
-        kv = self.n_kv_heads * self.n_embd // self.n_heads
-        block = 2 * self.n_embd**2 + 2 * self.n_embd * kv + 3 * self.n_embd * self.ffn_dim
-        products = self.n_layers * block + self.vocab_size * self.n_embd
-        return 6 * products + 6 * self.n_layers * self.n_embd * self.seq_len
-
-
-SHAPES = {
-    "tiny": Shape(512, 64, 2, 2, 1, 192, 64, (2, 4)),  # to try the script on a CPU
-    "30m": Shape(16384, 384, 12, 6, 6, 1024, 512, (64, 128, 256)),
-    "124m": Shape(32768, 768, 12, 12, 12, 2048, 1024, (32, 64)),
-    "1b": Shape(32000, 2048, 22, 32, 4, 5632, 2048, (8, 16)),
-}
-
-Step = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass
-class Candidate:
-    """A model that trains: `step` takes inputs and targets and gives the loss, which may still be on its way."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: Step
-
-
-def configured(shape: Shape, device: str) -> RunConfig:
-    """llamita's configuration of a shape."""
-    model = ModelConfig(
-        vocab_size=shape.vocab_size,
-        n_embd=shape.n_embd,
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        n_kv_heads=shape.n_kv_heads,
-        ffn_dim=shape.ffn_dim,
-        max_seq_len=shape.seq_len,
-        tie_embeddings=False,
-        embedding_std=15.36 / shape.n_embd,  # at which the table's rate is that of the matrices
-    )
-    optimizer = OptimizerConfig(lr=LR, table_lr_ratio=1.0, betas=BETAS, eps=EPS, weight_decay=0.0, clip=CLIP)
-    training = TrainingConfig(steps=1, device="cuda" if device == "cuda" else "cpu", precision="bf16", compile=True)
-    return RunConfig(model=model, optimizer=optimizer, training=training)
-
-
-def initial(shape: Shape) -> LLaMaTransformer:
-    """llamita's model, drawn from seed 0; no product starts at zero, so that every part counts at once."""
-    torch.manual_seed(0)
-    model = LLaMaTransformer(configured(shape, "cpu").model)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2 and not weight.any():
-                weight.normal_(0, 0.02 / (2 * shape.n_layers) ** 0.5)
-    return model
-
-
-def llamita(shape: Shape, device: str) -> Candidate:
-    """The library's own step, with its guard."""
-    config = configured(shape, device)
-    model = initial(shape).to(device)
-    optimizer = build_optimizer(model, config.optimizer)
-    guard, loss = Guard(torch.device(device), config.training.max_z_score), loss_function(config.training)
-
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
-        batch = DeviceBatch(inputs, targets, None)
-        return train_step(model, optimizer, [(batch, targets.numel())], config, guard, loss)[0]
-
-    return Candidate(model, optimizer, step)
-
-
-def rival(model: nn.Module, device: str, loss_of: Step) -> Candidate:
-    """What a training loop around somebody else's model does."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True)
-
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16):
-            loss = loss_of(inputs, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    return Candidate(model, optimizer, step)
-
-
-def hf(shape: Shape, device: str) -> Candidate:
-    """transformers' LlamaForCausalLM, compiled."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.n_embd,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_kv_heads,
-        intermediate_size=shape.ffn_dim,
-        max_position_embeddings=shape.seq_len,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config)
-    model.load_state_dict(dict(hf_names(initial(shape))))
-    model = model.to(device)
-    compiled = torch.compile(model, dynamic=False)
-
-    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
-        # shift_labels: the targets position for position.
-        loss: Tensor = compiled(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False).loss
-        return loss
-
-    return rival(model, device, loss_of)
-
-
-def hf_names(model: LLaMaTransformer) -> Iterator[tuple[str, Tensor]]:
-    """The weights under the names of LlamaForCausalLM."""
-    parts = {
-        "attention_norm": "input_layernorm",
-        "attention": "self_attn",
-        "feed_forward_norm": "post_attention_layernorm",
-        "feed_forward": "mlp",
-    }
-    for name, weight in model.state_dict().items():
-        if name.startswith("decoder_blocks."):
-            _, layer, part, *rest = name.split(".")
-            yield ".".join(["model.layers", layer, parts[part], *rest]), weight
-        else:
-            yield (
-                {"embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}.get(name, name),
-                weight,
-            )
-
-
-def litgpt(shape: Shape, device: str) -> Candidate:
-    """litgpt's GPT, compiled, with the loss of its pretraining."""
-    from litgpt.config import Config
-    from litgpt.model import GPT
-    from litgpt.utils import chunked_cross_entropy
-
-    config = Config(
-        name="bench",
-        block_size=shape.seq_len,
-        vocab_size=shape.vocab_size,
-        padded_vocab_size=shape.vocab_size,
-        n_layer=shape.n_layers,
-        n_head=shape.n_heads,
-        n_query_groups=shape.n_kv_heads,
-        n_embd=shape.n_embd,
-        intermediate_size=shape.ffn_dim,
-        rotary_percentage=1.0,
-        parallel_residual=False,
-        bias=False,
-        norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP",
-        norm_eps=1e-5,
-    )
-    model = GPT(config)
-    model.load_state_dict(litgpt_weights(initial(shape)), strict=False)
-    model = model.to(device)
-
-    def whole(inputs: Tensor, targets: Tensor) -> Tensor:
-        loss: Tensor = chunked_cross_entropy(model(inputs), targets, chunk_size=0)
-        return loss
-
-    return rival(model, device, torch.compile(whole, dynamic=False))
-
-
-def litgpt_weights(model: LLaMaTransformer) -> dict[str, Tensor]:
-    """The weights under litgpt's names; its qkv holds queries, then keys, then values."""
-    given = model.state_dict()
-    found = {
-        "transformer.wte.weight": given["embeddings.weight"],
-        "transformer.ln_f.weight": given["norm.weight"],
-        "lm_head.weight": given["lm_head.weight"],
-    }
-    for layer in range(model.config.n_layers):
-        block, here = f"decoder_blocks.{layer}.", f"transformer.h.{layer}."
-        found[here + "attn.qkv.weight"] = torch.cat([given[f"{block}attention.{x}_proj.weight"] for x in "qkv"])
-        found[here + "attn.proj.weight"] = given[block + "attention.o_proj.weight"]
-        found[here + "norm_1.weight"] = given[block + "attention_norm.weight"]
-        found[here + "norm_2.weight"] = given[block + "feed_forward_norm.weight"]
-        for ours, theirs in (("gate_proj", "fc_1"), ("up_proj", "fc_2"), ("down_proj", "proj")):
-            found[f"{here}mlp.{theirs}.weight"] = given[f"{block}feed_forward.{ours}.weight"]
-    return found
-
-
-CANDIDATES = {"llamita": llamita, "hf": hf, "litgpt": litgpt}
 
 
 class Bench:
@@ -318,11 +109,17 @@ def fastest(name: str, shape: Shape, device: str, steps: int) -> tuple[Bench, di
     return best[1], told
 
 
-def serve(name: str, shape: Shape, device: str, steps: int, pipe: Connection, attention: str) -> None:
+def serve(
+    name: str, shape: Shape, device: str, steps: int, pipe: Connection, attention: str, documents: int | None
+) -> None:
     """Measure a round whenever asked; an exception ends it."""
     torch.set_float32_matmul_precision("high")
+    CANDIDATES["llamita"] = ours = partial(llamita, documents=documents)
+    if (trick := name.removeprefix("without ")) in TRICKS:
+        TRICKS[trick]()
+        CANDIDATES[name] = ours
     try:
-        with attention_backend(attention, device):
+        with pinned("torch" if attention == "auto" or device == "cpu" else attention):
             bench, told = fastest(name, shape, device, steps)
             pipe.send(told)
             while pipe.recv() == "round":
@@ -335,26 +132,16 @@ def serve(name: str, shape: Shape, device: str, steps: int, pipe: Connection, at
         pipe.send({"candidate": name, "error": f"{type(error).__name__}: {error}"[:400]})
 
 
-def attention_backend(name: str, device: str) -> contextlib.AbstractContextManager[None]:
-    """The kernel that scaled_dot_product_attention prefers."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    if device == "cpu" or name == "auto":
-        return contextlib.nullcontext()
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    if name == "flash":
-        order = order[1:]
-    return sdpa_kernel(order, set_priority=True)
-
-
 def main() -> None:
     """Start the candidates one after the other, then let them take turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="124m")
     parser.add_argument("--against", default="litgpt,hf", help="rivals, with commas; none: an empty string")
+    parser.add_argument("--without", default="", help=f"llamita without tricks, too: {', '.join(TRICKS)} or all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="in a round")
     parser.add_argument("--rows", help="numbers of rows to choose among, with commas, instead of the shape's")
+    parser.add_argument("--documents", type=int, help="mean length of documents, which llamita's attention keeps apart")
     parser.add_argument("--attention", choices=("cudnn", "flash", "auto"), default="cudnn")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -364,9 +151,10 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     losses: dict[str, list[float]] = {}
-    for name in ["llamita", *filter(None, options.against.split(","))]:
+    tricks = TRICKS if options.without == "all" else filter(None, options.without.split(","))
+    for name in ["llamita", *filter(None, options.against.split(",")), *(f"without {trick}" for trick in tricks)]:
         here, there = context.Pipe()
-        arguments = (name, shape, device, options.steps, there, options.attention)
+        arguments = (name, shape, device, options.steps, there, options.attention, options.documents)
         context.Process(target=serve, args=arguments, daemon=True).start()
         said = here.recv()
         print(json.dumps(said), flush=True)
