@@ -14,8 +14,8 @@ IGNORE = -100
 
 # Logits of so many values at a time stay in a CPU's cache.
 _CHUNK_VALUES = 1 << 20
-_DEVICE_CHUNK_VALUES = 1 << 28
-_DEVICE_CHUNKS = 8  # at most
+DEVICE_CHUNK_VALUES = 1 << 28
+DEVICE_CHUNKS = 8  # at most
 _ALIGNED = 128  # positions in a tile of a matrix product
 
 
@@ -60,7 +60,7 @@ def token_losses(
 ) -> Float[Tensor, "*batch"]:
     """Cross entropy of each target in nats, 0 where it is IGNORE, without all logits at a time."""
     flat, wanted, table = hidden.flatten(0, -2), targets.flatten(), weight.to(hidden.dtype)
-    rows = max((_CHUNK_VALUES if hidden.device.type == "cpu" else _DEVICE_CHUNK_VALUES) // weight.shape[0], 1)
+    rows = max((_CHUNK_VALUES if hidden.device.type == "cpu" else DEVICE_CHUNK_VALUES) // weight.shape[0], 1)
     chunks = zip(flat.split(rows), wanted.split(rows), strict=True)
     losses = [
         F.cross_entropy(F.linear(some, table).float(), ids, ignore_index=IGNORE, reduction="none")
@@ -103,7 +103,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
 def _device_chunk(positions: int, columns: int) -> int:
     """Positions whose logits a GPU computes at a time; not too few, for a chunk adds to all of the table's gradient."""
-    chunks = min(-(-positions * columns // _DEVICE_CHUNK_VALUES), _DEVICE_CHUNKS)
+    chunks = min(-(-positions * columns // DEVICE_CHUNK_VALUES), DEVICE_CHUNKS)
     return -(-positions // (chunks * _ALIGNED)) * _ALIGNED
 
 

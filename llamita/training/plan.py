@@ -7,7 +7,7 @@ import torch
 
 from llamita.config import ModelConfig, RunConfig
 from llamita.model.block import DecoderBlock
-from llamita.model.loss import hidden_loss
+from llamita.model.loss import DEVICE_CHUNK_VALUES, DEVICE_CHUNKS, hidden_loss
 from llamita.training.hardware import autocast
 
 _MANY_EPOCHS = 4
@@ -41,20 +41,36 @@ def training_memory(config: RunConfig) -> int:
     """Estimated bytes at the peak of a training step, without what Python and torch need themselves.
 
     Weights, gradients and two moments in fp32; a bf16 copy of the matrices; what each layer keeps for the
-    backward pass; logits, a chunk of them on a CPU, and there the copy, too, that is saved while training goes on.
+    backward pass; a chunk of the logits, and on a CPU the copy that is saved while training goes on.
     """
     model, training = config.model, config.training
     parameters = sum(count_parameters(model).values())
     item = 2 if training.precision == "bf16" else 4
-    rows = training.micro_batch_size
-    tokens = rows * model.max_seq_len
-    heads, kv_heads = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
-    per_token = 4 * 4 * model.n_embd + item * (4 * model.n_embd + 3 * heads + 2 * kv_heads + 4 * model.ffn_dim)
     on_cpu = training.device == "cpu"
-    scores = item * rows * model.n_heads * model.max_seq_len**2 if on_cpu and model.max_seq_len <= 512 else 0
-    logits = 8 * min(tokens * model.vocab_size, 1 << 20) if on_cpu else (2 * item + 4) * tokens * model.vocab_size
-    weights = 16 * parameters + (item * parameters if item == 2 else 0) + (12 * parameters if on_cpu else 0)
-    return weights + model.n_layers * (tokens * per_token + scores) + logits
+    tokens = training.micro_batch_size * model.max_seq_len
+    again = min(training.recompute_layers, model.n_layers)
+    kept = _bytes_per_layer(config, item, on_cpu)
+    # Of blocks that are computed again only their inputs are kept, but for the one that is at it.
+    layers = (model.n_layers - again) * kept + again * tokens * item * model.n_embd + (kept if again else 0)
+    weights = 16 * parameters + (item * parameters if item == 2 else 0)
+    if on_cpu:
+        return weights + 12 * parameters + layers + 8 * min(tokens * model.vocab_size, 1 << 20)
+    chunk = max(tokens * model.vocab_size // DEVICE_CHUNKS, min(tokens * model.vocab_size, DEVICE_CHUNK_VALUES))
+    gradients = 3 * item * tokens * model.ffn_dim  # of the feed-forward network that the backward pass is at
+    return weights + layers + gradients + item * chunk + (4 + item) * model.vocab_size * model.n_embd
+
+
+def _bytes_per_layer(config: RunConfig, item: int, on_cpu: bool) -> int:
+    """What a layer keeps for the backward pass."""
+    model, rows = config.model, config.training.micro_batch_size
+    heads, kv_heads = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+    if not on_cpu:
+        # The stream before and after attention, both normalised; queries and what they found, keys, values; gate, up.
+        values = 4 * model.n_embd + 2 * heads + 2 * kv_heads + 2 * model.ffn_dim
+        return rows * model.max_seq_len * item * values
+    per_token = 4 * 4 * model.n_embd + item * (4 * model.n_embd + 3 * heads + 2 * kv_heads + 4 * model.ffn_dim)
+    scores = item * rows * model.n_heads * model.max_seq_len**2 if model.max_seq_len <= 512 else 0
+    return rows * model.max_seq_len * per_token + scores
 
 
 @torch.enable_grad()

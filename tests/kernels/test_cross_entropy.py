@@ -63,7 +63,7 @@ def test_the_loss_by_the_kernel_teaches_what_the_plain_one_does(
     hidden, weight = torch.randn(700, 16, generator=draw), torch.randn(130, 16, generator=draw)
     targets = torch.randint(130 - silent, (700,), generator=draw)
     targets[::5] = IGNORE
-    monkeypatch.setattr("llamita.model.loss._DEVICE_CHUNK_VALUES", chunk_values)
+    monkeypatch.setattr("llamita.model.loss.DEVICE_CHUNK_VALUES", chunk_values)
     found = {}
     for by_kernel in (True, False):
         monkeypatch.setattr(cross_entropy, "usable", lambda _, use=by_kernel: use)

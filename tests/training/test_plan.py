@@ -136,3 +136,23 @@ def test_time_grows_with_the_batch() -> None:
     large: RunConfig = replace(small, training=replace(small.training, batch_size=400, micro_batch_size=4))
     assert isinstance(large.training, TrainingConfig)
     assert seconds_per_step(large) > 10 * seconds_per_step(small)
+
+
+def test_a_gpus_peak_is_within_a_tenth_of_what_was_measured() -> None:
+    # 124m untied, compiled, an H200 (docs/log.md, 2026-11-27).
+    config = RunConfig(
+        model=ModelConfig(
+            vocab_size=32768, n_embd=768, n_layers=12, n_heads=12, ffn_dim=2048, max_seq_len=1024, tie_embeddings=False
+        ),
+        training=TrainingConfig(batch_size=32, device="cuda", precision="bf16"),
+    )
+    assert training_memory(config) / 2**30 == pytest.approx(11.6, rel=0.1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_blocks_that_are_computed_again_take_less_memory(device: str) -> None:
+    sizes = [
+        training_memory(small_config(training__device=device, training__recompute_layers=again, model__n_layers=6))
+        for again in (0, 2, 4, 6, 9)
+    ]
+    assert sizes[0] > sizes[1] > sizes[2] > sizes[3] == sizes[4]
