@@ -70,6 +70,10 @@ for _name, (_function, _help) in {
     _embeddings.command(f"llamita.cli.embeddings:{_function}", name=_name, help=_help)
 app.command(_embeddings)
 
+_export = App(name="export", help="Take a run's model to other software.")
+_export.command("llamita.cli.export:hf", name="hf", help="A folder that transformers, vLLM and others load.")
+app.command(_export)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; exit code 2 for usage, 1 for failure, no traceback without --debug."""

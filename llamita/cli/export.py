@@ -1,0 +1,54 @@
+"""`llamita export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from llamita.cli.console import narrator, print_json
+from llamita.interop.hf_export import DtypeName, export_hf
+from llamita.interop.hub import push as push_folder
+from llamita.runs.folder import Run
+
+
+def hf(
+    run: Path,
+    out: Path,
+    *,
+    checkpoint: str = "best",
+    dtype: DtypeName = "fp32",
+    license: Annotated[str | None, Parameter(name="--license")] = None,
+    push: str | None = None,
+    public: Annotated[bool, Parameter(negative="")] = False,
+    json: bool = False,
+) -> None:
+    """Write a run's model as a folder that transformers, vLLM and others load.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    out
+        A folder that isn't there yet.
+    checkpoint
+        best, latest, initial or a step.
+    dtype
+        What weights are stored in.
+    license
+        The model's licence, as the hub spells it (apache-2.0, cc-by-4.0): it depends on the text, too.
+    push
+        A repository of huggingface.co, OWNER/NAME, to upload the folder to; private unless --public.
+    public
+        Whether everybody may see what is uploaded.
+    json
+        Print one JSON object.
+    """
+    console = narrator(json)
+    written = export_hf(Run.open(run), out, checkpoint=checkpoint, dtype=dtype, license_name=license)
+    console.print(f"{written}: config, weights in {dtype}, tokenizer, generation settings and model card", markup=False)
+    address = None
+    if push is not None:
+        address = push_folder(written, push, private=not public)
+        console.print(f"uploaded to {address}", markup=False)
+    if json:
+        print_json({"folder": str(written), "address": address, "bytes": sum(f.stat().st_size for f in out.iterdir())})

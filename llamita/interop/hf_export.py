@@ -1,0 +1,118 @@
+"""A run as a folder that Hugging Face's libraries, vLLM and others load."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llamita import __version__
+from llamita.errors import UserError
+from llamita.files import make_folder, sync_folder, write_text
+from llamita.interop.card import model_card
+from llamita.interop.hf_names import hf_config, hf_weights
+from llamita.model.transformer import LLaMaTransformer
+from llamita.runs.folder import Run
+from llamita.text.tokenizer import Tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DtypeName = Literal["fp32", "bf16", "fp16"]
+
+_SHARD_BYTES = 5_000_000_000
+
+
+def export_hf(
+    run: Run, target: Path, *, checkpoint: str = "best", dtype: DtypeName = "fp32", license_name: str | None = None
+) -> Path:
+    """Write a checkpoint of a run as a new folder with config, weights, tokenizer, generation settings and model card.
+
+    The folder appears whole or not at all. UserError if it is there already, if the model has no exact counterpart,
+    if a weight is too large for fp16, or if the disk doesn't take it.
+    """
+    if os.path.lexists(target):
+        raise UserError(f"{target}: is there already; give a folder that isn't")
+    tokenizer, model = run.tokenizer(), run.model(checkpoint)
+    config = {**hf_config(model.config, DTYPES[dtype]), **_special_ids(tokenizer)}
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        make_folder(aside)
+        _write_json(aside / "config.json", {**config, "llamita_version": __version__})
+        _write_json(aside / "generation_config.json", _generation(tokenizer, model))
+        _write_tokenizer(aside, tokenizer, model.config.max_seq_len)
+        _write_weights(aside, hf_weights(model, DTYPES[dtype]))
+        write_text(aside / "README.md", model_card(run, checkpoint, license_name))
+        sync_folder(aside)
+        os.rename(aside, target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{target}: can't be written ({reason}); make room there, and try again") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+
+
+def _generation(tokenizer: Tokenizer, model: LLaMaTransformer) -> dict[str, Any]:
+    """Where generation begins and ends, and what it never says: ids that the model has no logit of."""
+    ends = [token for token in (tokenizer.eos_id, tokenizer.bos_id) if token is not None]
+    silent = list(range(model.config.vocab_size - model.config.unpredicted_rows, model.config.vocab_size))
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": ends,
+        "pad_token_id": tokenizer.eos_id,
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "max_length": model.config.max_seq_len,
+        **({"suppress_tokens": silent} if silent else {}),
+    }
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_len: int) -> None:
+    write_text(folder / "tokenizer.json", tokenizer.to_json())
+    named = {
+        name: None if number is None else tokenizer.id_to_token(number)
+        for name, number in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("pad", tokenizer.eos_id))
+    }
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{name}_token": token for name, token in named.items() if token is not None},
+        "model_max_length": max_seq_len,
+        "clean_up_tokenization_spaces": False,
+        # A special token's name in a text is text, as in training.
+        "split_special_tokens": True,
+    }
+    _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _write_weights(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """One file, or several of at most 5 GB with an index."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = total = 0
+    for name, weight in weights:
+        if not weight.isfinite().all():
+            raise UserError(f"{name}: isn't finite as {weight.dtype}; export with --dtype fp32 or bf16")
+        if size + weight.nbytes > _SHARD_BYTES and shards[-1]:
+            shards.append({})
+            size = 0
+        shards[-1][name] = weight
+        size, total = size + weight.nbytes, total + weight.nbytes
+    files = ["model.safetensors"]
+    if len(shards) > 1:
+        files = [f"model-{at:05}-of-{len(shards):05}.safetensors" for at in range(1, len(shards) + 1)]
+        where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+    for file, shard in zip(files, shards, strict=True):
+        save_file(shard, folder / file, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

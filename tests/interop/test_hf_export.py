@@ -1,0 +1,179 @@
+"""What is exported computes the same logits and ids in transformers as here, whatever the architecture."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from llamita.config import RopeScaling
+from llamita.errors import UserError
+from llamita.generation.engine import generate
+from llamita.generation.sampling import Sampling
+from llamita.interop import hf_export
+from llamita.interop.hf_export import export_hf
+from llamita.interop.hf_names import hf_config, hf_weights
+from llamita.runs.folder import Run
+from tests.cli.command_line import llamita
+from tests.model.tiny import random_tokens, stirred, tiny_config
+
+SCALINGS = {
+    "no": None,
+    "linear": RopeScaling(kind="linear", factor=4.0, original_max_seq_len=24),
+    "llama3": RopeScaling(kind="llama3", factor=8.0, original_max_seq_len=48),
+    "yarn": RopeScaling(kind="yarn", factor=4.0, original_max_seq_len=24, beta_fast=2.0, beta_slow=0.25),
+}
+TEXTS = ("", "The river", " two  spaces\n\n\ttab", "naïve café 犬 🐫‍🐫 é", "<|begin_of_text|> x", "a\x00b", "1234567")
+
+
+def foreign(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", SCALINGS)
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_those_of_the_model(tied: bool, n_kv_heads: int, qk_norm: bool, kind: str, tmp_path: Path) -> None:
+    config = tiny_config(
+        **{"tie_embeddings": tied, "n_kv_heads": n_kv_heads, "qk_norm": qk_norm, "max_seq_len": 96},
+        **{"rope_scaling": SCALINGS[kind], "embedding_scale": 7.0, "rope_theta": 500.0},
+    )
+    model = stirred(config)
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(config, torch.float32)))
+    hf_export._write_weights(tmp_path, hf_weights(model, torch.float32))
+    theirs = foreign(tmp_path)
+    assert type(theirs).__name__ == ("Qwen3ForCausalLM" if qk_norm else "LlamaForCausalLM")
+    tokens = random_tokens(2, 96)
+    ours = model(tokens)
+    assert float((theirs(tokens).logits - ours).abs().max()) <= 1e-4 * max(1.0, float(ours.abs().max()))
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+        assert ("lm_head.weight" in names) != tied and file.metadata() == {"format": "pt"}
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_hf(tiny_run, tmp_path_factory.mktemp("hf") / "out", checkpoint="latest", license_name="cc0-1.0")
+
+
+def test_ids_are_those_of_the_tokenizer(tiny_run: Run, exported: Path) -> None:
+    ours, theirs = tiny_run.tokenizer(), AutoTokenizer.from_pretrained(exported)
+    for text in TEXTS:
+        ids = theirs(text).input_ids
+        assert ids == [ours.bos_id, *ours.encode(text)]
+        assert theirs.decode(ids, skip_special_tokens=True) == text
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_id, ours.eos_id)
+
+
+@torch.no_grad()
+def test_a_run_speaks_the_same_words_there(tiny_run: Run, exported: Path) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(exported), foreign(exported)
+    inputs = tokenizer("The ", return_tensors="pt")
+    length = tiny_run.config().model.max_seq_len - inputs.input_ids.shape[1]
+    theirs = model.generate(**inputs, max_new_tokens=length, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    (ours,) = generate(
+        tiny_run.model("latest"), tiny_run.tokenizer(), "The ", max_new_tokens=length, sampling=Sampling(temperature=0)
+    )
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    assert [int(one) for one in theirs if int(one) not in ends] == [one for one in ours.token_ids if one not in ends]
+    assert len(ours.token_ids) > 3
+
+
+def test_settings_of_generation_name_what_ends_and_what_is_never_said(tiny_run: Run, exported: Path) -> None:
+    settings, config = GenerationConfig.from_pretrained(exported), tiny_run.config().model
+    assert config.unpredicted_rows > 0
+    assert settings.suppress_tokens == list(range(config.vocab_size - config.unpredicted_rows, config.vocab_size))
+    assert tiny_run.tokenizer().eos_id in settings.eos_token_id
+
+
+def test_the_card_has_the_runs_own_figures(tiny_run: Run, exported: Path) -> None:
+    card, config, found = (exported / "README.md").read_text(), tiny_run.config(), tiny_run.checkpoint("latest")
+    assert card.startswith("---\n") and "license: cc0-1.0" in card
+    assert f"8 steps of {config.tokens_per_step:,} tokens, {found.tokens:,} in all" in card
+    assert found.val_loss is not None and f"{found.val_loss:.4f} nats" in card
+    assert all(source in card for source in config.data.sources)
+
+
+def test_a_large_model_is_cut_into_files_with_an_index(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_export, "_SHARD_BYTES", 30_000)
+    folder = export_hf(tiny_run, tmp_path / "out", checkpoint="latest")
+    files = sorted(folder.glob("model-*.safetensors"))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert len(files) > 2 and not (folder / "model.safetensors").exists()
+    assert {file.name for file in files} == set(index["weight_map"].values())
+    tokens = random_tokens(1, 8, vocab_size=300)
+    torch.testing.assert_close(foreign(folder)(tokens).logits[..., :300], tiny_run.model("latest")(tokens)[..., :300])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "close"), [("bf16", 0.05), ("fp16", 0.01)])
+def test_narrow_weights_are_close(dtype: Any, close: float, tiny_run: Run, tmp_path: Path) -> None:
+    folder = export_hf(tiny_run, tmp_path / "out", checkpoint="latest", dtype=dtype)
+    tokens = random_tokens(1, 8, vocab_size=300)
+    theirs, ours = foreign(folder)(tokens).logits[..., :300], tiny_run.model("latest")(tokens)[..., :300]
+    assert 0 < float((theirs - ours).abs().max()) < close * float(ours.abs().max())
+
+
+def test_what_has_no_place_there_is_refused_with_the_way_out(copied_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is there already"):
+        export_hf(copied_run, tmp_path)
+    config = tiny_config(positions="learned")
+    with pytest.raises(UserError, match="--model.positions rope"):
+        hf_config(config, torch.float32)
+    model = stirred(tiny_config())
+    with torch.no_grad():
+        model.norm.weight[0] = 1e6
+    with pytest.raises(UserError, match="model.norm.weight: isn't finite as torch.float16.*--dtype"):
+        hf_export._write_weights(tmp_path, hf_weights(model, torch.float16))
+
+
+def test_nothing_is_left_of_an_export_that_failed(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf_export, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        export_hf(tiny_run, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_tells_what_it_wrote(tiny_run: Run, tmp_path: Path) -> None:
+    told = llamita("export", "hf", tiny_run.path, tmp_path / "out", "--json").json
+    assert told["folder"] == str(tmp_path / "out") and told["address"] is None
+    assert told["bytes"] == sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) > 10_000
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(os.listdir(tmp_path / "out"))
+
+
+def test_uploading_is_asked_for_and_private(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Api:
+        def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> str:
+            asked.append((name, private, exist_ok))
+            return f"https://huggingface.co/{name}"
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path) -> None:
+            asked.append((repo_id, sorted(os.listdir(folder_path))))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    told = llamita("export", "hf", tiny_run.path, tmp_path / "out", "--push", "me/tiny", "--json").json
+    assert told["address"] == "https://huggingface.co/me/tiny"
+    assert asked == [("me/tiny", True, True), ("me/tiny", sorted(os.listdir(tmp_path / "out")))]
+
+    def offline(*_: Any, **__: Any) -> str:
+        raise ConnectionError("no route to huggingface.co")
+
+    monkeypatch.setattr(Api, "create_repo", offline)
+    refused = llamita("export", "hf", tiny_run.path, tmp_path / "again", "--push", "me/tiny")
+    assert refused.code == 1 and "no route" in refused.err and "hf auth login" in refused.err
+    assert (tmp_path / "again" / "config.json").exists()
