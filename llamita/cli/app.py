@@ -74,6 +74,10 @@ _export = App(name="export", help="Take a run's model to other software.")
 _export.command("llamita.cli.export:hf", name="hf", help="A folder that transformers, vLLM and others load.")
 app.command(_export)
 
+_import = App(name="import", help="Make a run of somebody else's model.")
+_import.command("llamita.cli.export:import_hf", name="hf", help="From a folder that transformers wrote.")
+app.command(_import)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; exit code 2 for usage, 1 for failure, no traceback without --debug."""

@@ -1,4 +1,4 @@
-"""`llamita export`."""
+"""`llamita export` and `llamita import`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from llamita.cli.console import narrator, print_json
+from llamita.errors import command_line
 from llamita.interop.hf_export import DtypeName, export_hf
+from llamita.interop.hf_import import import_hf as make_run
 from llamita.interop.hub import push as push_folder
 from llamita.runs.folder import Run
+from llamita.training.plan import count_parameters
 
 
 def hf(
@@ -52,3 +55,30 @@ def hf(
         console.print(f"uploaded to {address}", markup=False)
     if json:
         print_json({"folder": str(written), "address": address, "bytes": sum(f.stat().st_size for f in out.iterdir())})
+
+
+def import_hf(folder: Path, target: Path, *, json: bool = False) -> None:
+    """Make a run of a model in Hugging Face's format: to generate, ask its vectors, measure and export it.
+
+    Llama 1 to 3.2, TinyLlama, SmolLM, Mistral without a window, dense Qwen3; weights in safetensors.
+
+    Parameters
+    ----------
+    folder
+        What transformers or the hub wrote: config.json, tokenizer.json, model.safetensors.
+    target
+        The run's folder, which isn't there yet.
+    json
+        Print one JSON object.
+    """
+    run = make_run(folder, target)
+    config = run.config()
+    parameters = sum(count_parameters(config.model).values())
+    if json:
+        print_json({"run": str(run.path), "parameters": parameters, "vocab_size": config.model.vocab_size})
+        return
+    narrator(False).print(
+        f"{run.path}: {parameters:,} parameters, {config.tokenizer.vocab_size:,} tokens; "
+        f"next: {command_line('generate', run.path, 'Once upon')}",
+        markup=False,
+    )

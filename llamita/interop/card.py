@@ -4,6 +4,8 @@ from llamita import __version__
 from llamita.runs.folder import Run
 from llamita.training.plan import count_parameters
 
+IMPORTED = "imported:"  # before the name of a folder, in place of the sources of a text
+
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,9 +25,10 @@ def model_card(run: Run, checkpoint: str, license_name: str | None) -> str:
         front["license"] = license_name
     lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", "", f"# {run.name}", ""]
     tied = "tied to the output" if model.tie_embeddings else "not tied to the output"
+    imported = [source.removeprefix(IMPORTED) for source in config.data.sources if source.startswith(IMPORTED)]
+    whence = f"imported from {imported[0]} with" if imported else "trained from scratch with"
     lines += [
-        f"A LLaMA-style language model of {sum(kinds.values()):,} parameters, trained from scratch with "
-        f"llamita {__version__}.",
+        f"A LLaMA-style language model of {sum(kinds.values()):,} parameters, {whence} llamita {__version__}.",
         "",
         _USE,
         "",

@@ -20,7 +20,7 @@ READING = (
     *(("embeddings", "neighbors", "RUN", "the", "--layer", "1"), ("probe", "RUN", "--lists", "LIST", "OTHER")),
 )
 CHANGING = (("demo",), ("train",), ("resume",))
-WITHOUT_RUN = (("doctor",), ("plan",), ("tokenizer", "train"))
+WITHOUT_RUN = (("doctor",), ("plan",), ("tokenizer", "train"), ("import", "hf"))
 
 
 def steps(until: int, *, rows: int) -> tuple[str, ...]:

@@ -92,6 +92,10 @@ def test_settings_of_generation_name_what_ends_and_what_is_never_said(tiny_run: 
     assert tiny_run.tokenizer().eos_id in settings.eos_token_id
 
 
+def test_all_files_may_be_read_alike(exported: Path) -> None:
+    assert len({file.stat().st_mode for file in exported.iterdir()}) == 1
+
+
 def test_the_card_has_the_runs_own_figures(tiny_run: Run, exported: Path) -> None:
     card, config, found = (exported / "README.md").read_text(), tiny_run.config(), tiny_run.checkpoint("latest")
     assert card.startswith("---\n") and "license: cc0-1.0" in card

@@ -1,0 +1,250 @@
+"""A Hugging Face folder as a run: config, weights and tokenizer, or the field that has no counterpart here."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from llamita.config import DataConfig, ModelConfig, RopeScaling, RunConfig, TokenizerConfig, TrainingConfig
+from llamita.errors import UsageError, UserError
+from llamita.files import read_text
+from llamita.interop.card import IMPORTED
+from llamita.interop.hf_names import hf_name
+from llamita.model.transformer import LLaMaTransformer
+from llamita.runs.folder import Run
+from llamita.runs.lock import writing
+from llamita.runs.saving import save_checkpoint
+from llamita.text.tokenizer import Tokenizer
+from llamita.training.hardware import choose_hardware
+
+_JSON_BYTES = 1 << 26
+_HEADER_BYTES = 1 << 28
+_KINDS = {"llama": False, "mistral": False, "qwen3": True}  # whether queries and keys are normalised
+_IGNORED = ("rotary_emb.inv_freq",)  # of old files: follows from the config
+# What a value must be to mean what it means here; a field that isn't there has it.
+_MUST_BE: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "hidden_act": ("silu", None),
+    "quantization_config": (None,),
+    "pretraining_tp": (1, None),
+    "partial_rotary_factor": (1, 1.0, None),
+}
+_SUPPORTED = "llamita reads Llama 1 to 3.2, TinyLlama, SmolLM, Mistral without a window, and dense Qwen3"
+
+
+def import_hf(folder: Path, target: Path) -> Run:
+    """A new run with the model and tokenizer of a folder that transformers wrote, its checkpoint at step 0.
+
+    UserError for a folder that isn't whole, isn't safetensors, or holds a model that llamita can't express: the
+    message names the file and the field.
+    """
+    config_file = folder / "config.json"
+    given = _read_json(config_file)
+    model_config = model_config_of(given, config_file)
+    tokenizer_file = folder / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise UserError(
+            f"{tokenizer_file}: isn't there; AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of "
+            "transformers makes one of a tokenizer.model"
+        )
+    tokenizer = Tokenizer.load(tokenizer_file)
+    beyond = model_config.vocab_size - tokenizer.get_vocab_size()
+    if beyond < 0:
+        raise UserError(
+            f"{config_file}: vocab_size is {model_config.vocab_size}, and {tokenizer_file} has "
+            f"{tokenizer.get_vocab_size()} tokens; take both from one model"
+        )
+    weights = read_weights(folder, model_config)
+    hardware = choose_hardware("auto", "auto")
+    # The rows of tokens that don't exist get no logit, and so never move.
+    fields = {name: getattr(model_config, name) for name in ModelConfig.__dataclass_fields__}
+    std = float(weights["embeddings.weight"].float().std())
+    model = ModelConfig(**{**fields, "unpredicted_rows": beyond, "embedding_std": std if std > 0 else 1.0})
+    config = RunConfig(
+        model=model,
+        tokenizer=TokenizerConfig(vocab_size=tokenizer.get_vocab_size(), file=str(tokenizer_file)),
+        data=DataConfig(sources=(f"{IMPORTED}{folder.name}",)),
+        training=TrainingConfig(
+            steps=0, device=hardware.device, precision=hardware.precision, threads=hardware.threads, attention="torch"
+        ),
+    )
+    run = Run.create(target)
+    with writing(target):
+        tokenizer.save(run.tokenizer_file)
+        run.write_environment()
+        save_checkpoint(run.checkpoint_folder, weights, {"rng.cpu": torch.get_rng_state()}, {"step": 0, "tokens": 0})
+        run.write_config(config)
+    return run
+
+
+def model_config_of(given: Mapping[str, Any], file: Path) -> ModelConfig:
+    """The model that a config.json describes; UserError names the field that has no counterpart here."""
+    kind = given.get("model_type")
+    if kind not in _KINDS:
+        raise UserError(f"{file}: model_type is {kind!r}; {_SUPPORTED}")
+    for name, allowed in _MUST_BE.items():
+        if given.get(name) not in allowed:
+            raise UserError(f"{file}: {name} is {given[name]!r}, which llamita can't express; {_SUPPORTED}")
+    window = given.get("sliding_window")
+    if window is not None and (kind == "mistral" or given.get("use_sliding_window")):
+        raise UserError(f"{file}: sliding_window is {window!r}, and every position sees all before it here")
+    heads = _number(given, "num_attention_heads", file)
+    width, positions = _number(given, "hidden_size", file), _number(given, "max_position_embeddings", file, 2048)
+    theta, scaling = _rope(given, positions, file)
+    try:
+        return ModelConfig(
+            vocab_size=_number(given, "vocab_size", file),
+            n_embd=width,
+            n_layers=_number(given, "num_hidden_layers", file),
+            n_heads=heads,
+            n_kv_heads=_number(given, "num_key_value_heads", file, heads),
+            head_dim=_number(given, "head_dim", file, width // max(heads, 1)),
+            ffn_dim=_number(given, "intermediate_size", file),
+            max_seq_len=positions,
+            rope_theta=theta,
+            rope_scaling=scaling,
+            qk_norm=_KINDS[kind],
+            norm_eps=_real(given, "rms_norm_eps", file, 1e-6),
+            tie_embeddings=_flag(given, "tie_word_embeddings", file),
+            embedding_scale=1.0,
+        )
+    except UsageError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def _rope(given: Mapping[str, Any], positions: int, file: Path) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling, from where transformers 4 or 5 puts them."""
+    new, old = given.get("rope_parameters"), given.get("rope_scaling")
+    told = new if isinstance(new, dict) else old if isinstance(old, dict) else {}
+    source = "rope_parameters" if isinstance(new, dict) else "rope_scaling"
+    theta = _real(told if "rope_theta" in told else given, "rope_theta", file, 1e4)
+    kind = told.get("rope_type", told.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind not in ("linear", "llama3", "yarn"):
+        raise UserError(f"{file}: {source}.rope_type is {kind!r}; llamita has linear, llama3 and yarn")
+    known = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "low_freq_factor"}
+    known |= {"high_freq_factor", "beta_fast", "beta_slow"}
+    if extra := sorted(name for name, value in told.items() if name not in known and value is not None):
+        raise UserError(f"{file}: {source}.{extra[0]} is {told[extra[0]]!r}, which llamita can't express")
+    factor = _real(told, "factor", file)
+    names = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
+    fields: dict[str, Any] = {name: _real(told, name, file) for name in names if name in told}
+    before = _number(told, "original_max_position_embeddings", file, max(round(positions / max(factor, 1.0)), 1))
+    try:
+        return theta, RopeScaling(kind=kind, factor=factor, original_max_seq_len=before, **fields)
+    except UsageError as error:
+        raise UserError(f"{file}: {source}: {error}") from error
+
+
+def read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Weights under our names in fp32; UserError for one that is missing, unknown or of another shape."""
+    with torch.device("meta"):
+        wanted = {name: tuple(weight.shape) for name, weight in LLaMaTransformer(config).state_dict().items()}
+    ours = {hf_name(name): name for name in wanted}
+    found: dict[str, Tensor] = {}
+    for file, name, load in _tensors(folder):
+        if name.endswith(_IGNORED):
+            continue
+        if name == "lm_head.weight" and config.tie_embeddings:
+            _check_copy(file, load(), found.get("embeddings.weight"))
+            continue
+        if name not in ours:
+            raise UserError(f"{file}: {name} is no weight of this model; {_SUPPORTED}")
+        weight = load()
+        if tuple(weight.shape) != wanted[ours[name]] or not weight.is_floating_point():
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{file}: {name} is {kind} {tuple(weight.shape)}; config.json wants numbers of {wanted[ours[name]]}"
+            )
+        found[ours[name]] = weight.float()
+    if missing := [hf_name(name) for name in wanted if name not in found]:
+        raise UserError(f"{folder}: {missing[0]} is missing, and {len(missing) - 1} more; copy all files of the model")
+    return found
+
+
+def _check_copy(file: Path, head: Tensor, table: Tensor | None) -> None:
+    """A tied model may store its table twice, if it is one."""
+    if table is not None and not torch.equal(head.float(), table):
+        raise UserError(
+            f"{file}: lm_head.weight differs from the table, though tie_word_embeddings is on; set it to false"
+        )
+
+
+def _tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
+    """File, name and loader of each tensor, embeddings first."""
+    files = _weight_files(folder)
+    for file in files:
+        try:
+            with file.open("rb") as raw:
+                size = int.from_bytes(raw.read(8), "little")
+            if size > _HEADER_BYTES:
+                raise SafetensorError(f"a header of {size:,} bytes")
+            with safe_open(file, framework="pt") as tensors:
+                names = sorted(tensors.keys(), key=lambda name: "embed_tokens" not in name)
+                for name in names:
+                    yield file, name, partial(tensors.get_tensor, name)
+        except (OSError, MemoryError, SafetensorError) as error:
+            raise UserError(f"{file}: can't be read ({error}); copy it again") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    one, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if one.is_file():
+        return [one]
+    if not index.is_file():
+        if any(folder.glob("*.bin")):
+            raise UserError(
+                f"{folder}: has its weights as pickles, which can run anything; "
+                "write them with save_pretrained of transformers, which makes safetensors"
+            )
+        raise UserError(f"{one}: isn't there, nor {index.name}")
+    where = _read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise UserError(f"{index}: weight_map must name a file for each weight")
+    names = sorted(set(where.values()), key=lambda name: name != where.get("model.embed_tokens.weight"))
+    for name in names:
+        if os.path.basename(name) != name or not (folder / name).is_file():
+            raise UserError(f"{index}: weight_map names {name!r}, which is no file in {folder}")
+    return [folder / name for name in names]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(file, _JSON_BYTES))
+    except FileNotFoundError:
+        raise UserError(f"{file}: isn't there; give a folder that transformers wrote") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: can't be read ({error}); copy it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: must hold one object")
+    return value
+
+
+def _number(given: Mapping[str, Any], name: str, file: Path, default: int | None = None) -> int:
+    value = given.get(name)
+    value = default if value is None else value
+    if type(value) is not int or value < 1:
+        raise UserError(f"{file}: {name} is {value!r}; it must be a whole number from 1")
+    return value
+
+
+def _real(given: Mapping[str, Any], name: str, file: Path, default: float | None = None) -> float:
+    value = given.get(name, default)
+    if type(value) not in (int, float) or not 0 < value < 1e12:
+        raise UserError(f"{file}: {name} is {value!r}; it must be a number greater than 0")
+    return float(value)
+
+
+def _flag(given: Mapping[str, Any], name: str, file: Path) -> bool:
+    value = given.get(name, False)
+    if type(value) is not bool:
+        raise UserError(f"{file}: {name} is {value!r}; it must be true or false")
+    return value

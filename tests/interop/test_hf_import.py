@@ -1,0 +1,202 @@
+"""What is imported is the same model and tokenizer, to the last bit and back; what can't be is refused by its field."""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from llamita.errors import UserError
+from llamita.interop.hf_export import export_hf
+from llamita.interop.hf_import import import_hf
+from llamita.runs.folder import Run
+from tests.cli.command_line import llamita
+from tests.model.tiny import random_tokens
+
+# What config.json of published models says, but for sizes, which would take gigabytes.
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama-1": {"model_type": "llama", "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
+    "tinyllama": {"model_type": "llama", "num_key_value_heads": 1, "max_position_embeddings": 2048},
+    "llama-3.2": {
+        **{"model_type": "llama", "rope_theta": 500000.0, "tie_word_embeddings": True, "head_dim": 16},
+        **{"max_position_embeddings": 131072, "num_key_value_heads": 2},
+        "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 8192},
+    },
+    "smollm2": {"model_type": "llama", "rope_theta": 100000.0, "tie_word_embeddings": True, "num_key_value_heads": 2},
+    "mistral": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None, "rope_theta": 1e6},
+    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
+}
+
+
+@pytest.fixture(scope="module")
+def foreign(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder as transformers writes it, of a family, with random weights in bf16."""
+    made: dict[str, Path] = {}
+    tokenizer = export_hf(tiny_run, tmp_path_factory.mktemp("tokenizer") / "out", checkpoint="latest")
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            shape = {"vocab_size": 384, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+            fields = {**shape, "num_attention_heads": 4, "dtype": "bfloat16", **FAMILIES[name]}
+            config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+            torch.manual_seed(len(made))
+            model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.normal_(1.0 if weight.dim() == 1 else 0.0, 0.2)
+            made[name] = tmp_path_factory.mktemp("foreign") / name
+            model.save_pretrained(made[name])
+            AutoTokenizer.from_pretrained(tokenizer).save_pretrained(made[name])
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def copied(foreign: Callable[[str], Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(foreign("smollm2"), tmp_path / "copied"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_goes_in_and_out_without_a_bit_of_difference(
+    family: str, foreign: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = foreign(family)
+    run = import_hf(folder, tmp_path / "run")
+    theirs, tokens = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), random_tokens(2, 40)
+    rows = run.config().model.vocab_size - run.config().model.unpredicted_rows
+    ours, expected = Run.open(run.path).model()(tokens), theirs(tokens).logits[..., :rows]
+    assert float((ours - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+    again = export_hf(run, tmp_path / "again", dtype="bf16")
+    before, after = load_file(folder / "model.safetensors"), load_file(again / "model.safetensors")
+    assert before.keys() - {"lm_head.weight"} == after.keys() - {"lm_head.weight"}
+    assert all(torch.equal(weight, before[name]) for name, weight in after.items())
+    card = (again / "README.md").read_text()
+    assert f"imported from {family} with" in card and "from scratch" not in card
+    same = import_hf(again, tmp_path / "same")
+    assert same.config().model == run.config().model
+
+
+def test_an_imported_run_is_one_like_any_other(foreign: Callable[[str], Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told = llamita("import", "hf", foreign("llama-3.2"), run, "--json").json
+    assert told["vocab_size"] == 384
+    assert llamita("generate", run, "The", "--max-new-tokens", 3, "--json").json["token_ids"]
+    assert llamita("embeddings", "neighbors", run, "the").code == 0
+    assert llamita("info", run, "--json").json["parameters"] == told["parameters"]
+    tokenizer = AutoTokenizer.from_pretrained(foreign("llama-3.2"))
+    assert (
+        Run.open(run).tokenizer().encode(" The river 犬")
+        == tokenizer(" The river 犬", add_special_tokens=False).input_ids
+    )
+    # The table has rows that no token of the vocabulary stands for.
+    assert Run.open(run).config().model.unpredicted_rows == 384 - len(tokenizer) > 0
+
+
+def edited(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"model_type": "mistral", "sliding_window": 4096}, "sliding_window is 4096"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.5}}, "rope_parameters.mscale is 0.5"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "factor (0.5)"),
+        ({"hidden_size": "64"}, "hidden_size is '64'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_key_value_heads": 3}, "n_kv_heads"),
+        ({"vocab_size": 10}, "vocab_size is 10"),
+        ({"vocab_size": 1 << 40}, "vocab_size"),
+        ({"hidden_size": 128}, "config.json wants"),
+        ({"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
+        ({"num_hidden_layers": 1}, "is no weight of this model"),
+        ({"rms_norm_eps": 1e400}, "rms_norm_eps is inf"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused_by_its_field(
+    changes: dict[str, Any], told: str, copied: Path, tmp_path: Path
+) -> None:
+    edited(copied, **changes)
+    with pytest.raises(UserError) as refused:
+        import_hf(copied, tmp_path / "run")
+    assert told in str(refused.value) and str(copied) in str(refused.value)
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def long_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def leading_out(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    where = {"weight_map": {"model.embed_tokens.weight": "../../etc/passwd"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(where))
+
+
+def integers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int32)
+    save_file(weights, folder / "model.safetensors")
+
+
+def other_head(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
+    save_file(weights, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (cut, "model.safetensors: can't be read"),
+        (long_header, "can't be read (a header of"),
+        (pickled, "save_pretrained"),
+        (leading_out, "weight_map names '../../etc/passwd'"),
+        (integers, "model.norm.weight is int32"),
+        (other_head, "lm_head.weight differs"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: isn't there"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json: isn't there"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "must hold one object"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: can't be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: isn't there"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused_by_its_file(
+    harm: Callable[[Path], object], told: str, copied: Path, tmp_path: Path
+) -> None:
+    harm(copied)
+    refused = llamita("import", "hf", copied, tmp_path / "run")
+    assert refused.code == 1 and told in refused.err
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_run_that_is_there_stays(copied: Path, copied_run: Run) -> None:
+    before = copied_run.config_file.read_bytes()
+    refused = llamita("import", "hf", copied, copied_run.path)
+    assert refused.code == 2 and "holds a run already" in refused.err
+    assert copied_run.config_file.read_bytes() == before
