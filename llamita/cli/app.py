@@ -72,6 +72,7 @@ app.command(_embeddings)
 
 _export = App(name="export", help="Take a run's model to other software.")
 _export.command("llamita.cli.export:hf", name="hf", help="A folder that transformers, vLLM and others load.")
+_export.command("llamita.cli.export:gguf", name="gguf", help="One file that llama.cpp, Ollama and LM Studio load.")
 app.command(_export)
 
 _import = App(name="import", help="Make a run of somebody else's model.")

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from llamita.cli.console import narrator, print_json
+from llamita.cli.console import count, narrator, print_json
 from llamita.errors import command_line
+from llamita.interop.gguf_export import GgufType, export_gguf
 from llamita.interop.hf_export import DtypeName, export_hf
 from llamita.interop.hf_import import import_hf as make_run
 from llamita.interop.hub import push as push_folder
@@ -55,6 +56,40 @@ def hf(
         console.print(f"uploaded to {address}", markup=False)
     if json:
         print_json({"folder": str(written), "address": address, "bytes": sum(f.stat().st_size for f in out.iterdir())})
+
+
+def gguf(
+    run: Path,
+    out: Path,
+    *,
+    type: Annotated[GgufType, Parameter(name="--type")] = "f16",
+    checkpoint: str = "best",
+    license: Annotated[str | None, Parameter(name="--license")] = None,
+    json: bool = False,
+) -> None:
+    """Write a run's model and tokenizer as one file that llama.cpp, Ollama and LM Studio load.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    out
+        A file that isn't there yet, NAME.gguf.
+    type
+        What matrices are stored in; q8_0 and q4_0 in blocks of 32 values with a scale each.
+    checkpoint
+        best, latest, initial or a step.
+    license
+        The model's licence.
+    json
+        Print one JSON object.
+    """
+    written = export_gguf(Run.open(run), out, kind=type, checkpoint=checkpoint, license_name=license)
+    size = written.stat().st_size
+    if json:
+        print_json({"file": str(written), "bytes": size, "type": type})
+        return
+    narrator(False).print(f"{written}: {count(size)}B in {type}; llama-cli -m {written} -p 'Once upon'", markup=False)
 
 
 def import_hf(folder: Path, target: Path, *, json: bool = False) -> None:

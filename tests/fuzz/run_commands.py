@@ -13,7 +13,7 @@ READING = (
     *(("embeddings", "odd-one-out", "RUN", "the", "a", "river", "--center"), ("eval", "RUN", "TEXT")),
     *(("embeddings", "direction", "RUN", "--lists", "LIST", "OTHER"),),
     *(("embeddings", "map", "RUN", "the", "a", "and", "--file", "MAP"),),
-    ("export", "hf", "RUN", "OUT"),
+    *(("export", "hf", "RUN", "OUT"), ("export", "gguf", "RUN", "OUT")),
     ("bench", "RUN", "--seconds", "0.05", "--json"),
     *(("preflight", "RUN"), ("preflight", "RUN", "--checkpoint", "latest", "--json")),
     # These read the run's own text, too.

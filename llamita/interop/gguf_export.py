@@ -1,0 +1,212 @@
+"""A run as one GGUF file, which llama.cpp, Ollama and LM Studio load."""
+
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llamita import __version__
+from llamita.config import ModelConfig
+from llamita.errors import UserError
+from llamita.files import sync_folder
+from llamita.interop.hf_names import hf_weights
+from llamita.model.rope import rope_frequencies
+from llamita.model.transformer import LLaMaTransformer
+from llamita.runs.folder import Run
+from llamita.text.splitting import LLAMA3_PATTERN
+from llamita.text.tokenizer import Tokenizer
+
+GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+
+# llama.cpp's numbers of what most tensors of a file are, and values that a quantized block of a row has.
+_FILE_TYPES: dict[GgufType, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+_BLOCK = 32
+_NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # kinds of tokens
+# Parts of names, Hugging Face's and GGUF's.
+_PARTS = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+_WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def export_gguf(
+    run: Run, file: Path, *, kind: GgufType = "f16", checkpoint: str = "best", license_name: str | None = None
+) -> Path:
+    """Write a checkpoint of a run as a new GGUF file, which appears whole or not at all.
+
+    UserError if it is there already, if llama.cpp has no counterpart for the model or its tokenizer, if rows don't
+    fill whole quantized blocks, without the gguf package, or if the disk doesn't take it.
+    """
+    if os.path.lexists(file):
+        raise UserError(f"{file}: is there already; give a file that isn't")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: the folder {file.parent} isn't there; make it first")
+    try:
+        gguf = importlib.import_module("gguf")
+    except ImportError as error:
+        raise UserError("exporting GGUF needs the gguf package: pip install 'llamita[gguf]'") from error
+    tokenizer = run.tokenizer()
+    spec = _readable_tokenizer(tokenizer, run.tokenizer_file)
+    arch = _architecture(run.config().model, kind)
+    model = run.model(checkpoint)
+    aside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        writer = gguf.GGUFWriter(aside, arch)
+        _add_model(writer, gguf, model.config, kind)
+        writer.add_name(run.name)
+        writer.add_quantized_by(f"llamita {__version__}")
+        if license_name is not None:
+            writer.add_license(license_name)
+        _add_tokenizer(writer, tokenizer, spec, model.config)
+        for name, weight in gguf_weights(model):
+            stored = _stored_as(gguf, name, weight, kind)
+            data = gguf.quants.quantize(weight.numpy(), stored)
+            writer.add_tensor(name, data, raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.replace(aside, file)
+        sync_folder(file.parent)
+    except OSError as error:
+        raise UserError(
+            f"{file}: can't be written ({error.strerror or error}); make room there, and try again"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return file
+
+
+def gguf_weights(model: LLaMaTransformer) -> Iterator[tuple[str, Tensor]]:
+    """Weights under llama.cpp's names in fp32; in a llama its rotation pairs neighbours, so rows of q and k move."""
+    config = model.config
+    heads = {"attn_q": config.n_heads, "attn_k": config.n_kv_heads}
+    for name, weight in hf_weights(model, torch.float32):
+        module = name.removesuffix(".weight")
+        if module in _WHOLE:
+            yield f"{_WHOLE[module]}.weight", weight
+            continue
+        _, _, layer, part = module.split(".", 3)
+        short = _PARTS[part]
+        if short in heads and not config.qk_norm:
+            weight = _neighbours_paired(weight, heads[short])
+        yield f"blk.{layer}.{short}.weight", weight
+    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
+        plain, _ = rope_frequencies(config.head_dim, config.rope_theta, None)
+        scaled, _ = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        yield "rope_freqs.weight", plain / scaled
+
+
+def _neighbours_paired(weight: Tensor, heads: int) -> Tensor:
+    """Rows of each head so that those half a head apart become neighbours."""
+    halves = weight.view(heads, 2, -1, weight.shape[1])
+    return halves.transpose(1, 2).reshape(weight.shape).contiguous()
+
+
+def _architecture(config: ModelConfig, kind: GgufType) -> str:
+    """The name of the model's architecture in llama.cpp; UserError for a model that it doesn't have."""
+    if config.positions != "rope":
+        raise UserError(
+            f"model.positions is {config.positions!r}, and llama.cpp's llama has RoPE alone: "
+            "train with --model.positions rope to export there"
+        )
+    widths = {
+        "n_embd": config.n_embd,
+        "ffn_dim": config.ffn_dim,
+        "n_heads x head_dim": config.n_heads * config.head_dim,
+    }
+    for name, width in widths.items():
+        if kind.startswith("q") and width % _BLOCK:
+            raise UserError(f"{name} is {width}, and {kind} packs blocks of {_BLOCK} values; use --type f16 or bf16")
+    return "qwen3" if config.qk_norm else "llama"
+
+
+def _stored_as(gguf: Any, name: str, weight: Tensor, kind: GgufType) -> Any:
+    plain = weight.dim() == 1 or name == "rope_freqs.weight"
+    return gguf.GGMLQuantizationType["F32" if plain else kind.upper()]
+
+
+def _add_model(writer: Any, gguf: Any, config: ModelConfig, kind: GgufType) -> None:
+    writer.add_context_length(config.max_seq_len)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layers)
+    writer.add_feed_forward_length(config.ffn_dim)
+    writer.add_head_count(config.n_heads)
+    writer.add_head_count_kv(config.n_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(_FILE_TYPES[kind])
+    if kind.startswith("q"):
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind == "llama3":  # the latter lies in a tensor of its own
+        return
+    writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+    writer.add_rope_scaling_factor(scaling.factor)
+    if scaling.kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_max_seq_len)
+        writer.add_rope_scaling_yarn_beta_fast(scaling.beta_fast)
+        writer.add_rope_scaling_yarn_beta_slow(scaling.beta_slow)
+
+
+def _readable_tokenizer(tokenizer: Tokenizer, file: Path) -> dict[str, Any]:
+    """The tokenizer's definition if llama.cpp encodes as it does; UserError otherwise."""
+    spec: dict[str, Any] = json.loads(tokenizer.to_json())
+    if tokenizer.kind not in ("bpe", "byte") or spec["model"]["type"] != "BPE" or spec["normalizer"] is not None:
+        raise UserError(
+            f"{file}: llama.cpp has no tokenizer of kind {tokenizer.kind!r}: train with --tokenizer.kind bpe or byte, "
+            "or use `llamita export hf`"
+        )
+    splits = spec["pre_tokenizer"].get("pretokenizers", [spec["pre_tokenizer"]])
+    patterns = [one["pattern"].get("Regex") for one in splits if one["type"] == "Split"]
+    if tokenizer.kind == "bpe" and patterns != [LLAMA3_PATTERN]:
+        raise UserError(
+            f"{file}: splits text by another pattern than Llama 3's, which is the one that is exported; "
+            "llama.cpp's own convert_hf_to_gguf.py may know it"
+        )
+    return spec
+
+
+def _add_tokenizer(writer: Any, tokenizer: Tokenizer, spec: dict[str, Any], config: ModelConfig) -> None:
+    """Tokens in the order of their ids, with what each is; merges; where texts begin and end."""
+    size = tokenizer.get_vocab_size()
+    named = [tokenizer.id_to_token(number) for number in range(size)]
+    special = {token["id"] for token in spec["added_tokens"]}
+    tokens = [token if token is not None else f"[unused{number}]" for number, token in enumerate(named)]
+    kinds = [_CONTROL if at in special else _UNUSED if named[at] is None else _NORMAL for at in range(size)]
+    beyond = range(size, config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list([*tokens, *(f"[unused{number}]" for number in beyond)])
+    writer.add_token_types([*kinds, *(_UNUSED for _ in beyond)])
+    writer.add_token_merges([" ".join(pair) for pair in spec["model"]["merges"]])
+    begin, end = tokenizer.bos_id, tokenizer.eos_id
+    spoken = config.vocab_size - config.unpredicted_rows
+    if end is None or end >= spoken:
+        end = begin  # what the model says where a text is over
+    if begin is not None:
+        writer.add_bos_token_id(begin)
+    writer.add_add_bos_token(begin is not None)
+    if end is not None:
+        writer.add_eos_token_id(end)
+        writer.add_pad_token_id(end)
+    writer.add_add_eos_token(False)
