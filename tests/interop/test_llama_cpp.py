@@ -1,0 +1,89 @@
+"""llama.cpp reads the same ids, and computes the same words, where llama-cpp-python is installed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llamita.interop.gguf_export import GgufType, export_gguf
+from llamita.runs.folder import Run
+from tests.cli.command_line import TINY, llamita
+
+llama_cpp = pytest.importorskip("llama_cpp")
+
+TEXTS = (
+    *("", " ", "a", "The river was wide.", "  two  spaces\n\n\ttab\r\n", "naïve café", "犬が走る", "🐫‍🐫 👩‍👩‍👧"),
+    *(
+        "1234567 89",
+        "don't we'LL I'M",
+        "<|begin_of_text|> <|end_of_text|>",
+        "a\u0301 e\u0301",
+        "\u00a0x\u3000y",
+        "x" * 300,
+    ),
+)
+SHAPE = ("--model.max-seq-len", 128, "--model.n-embd", 64, "--training.steps", 60, "--training.batch-size", 8)
+
+
+@pytest.fixture(scope="module", params=["tied", "untied", "grouped", "normed", "llama3", "yarn", "linear"])
+def run(request: pytest.FixtureRequest, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    options: dict[str, tuple[object, ...]] = {
+        "tied": (),
+        "untied": ("--model.no-tie-embeddings",),
+        "grouped": ("--model.n-heads", 4, "--model.n-kv-heads", 2),
+        "normed": ("--model.qk-norm",),
+    }
+    scaled = ("--model.rope-scaling.factor", 2.0, "--model.rope-scaling.original-max-seq-len", 64)
+    chosen = options.get(request.param, ("--model.rope-scaling.kind", request.param, *scaled))
+    folder = tmp_path_factory.mktemp("llama") / request.param
+    made = llamita("train", tiny_text, "--run", folder, *TINY, *SHAPE, *chosen)
+    assert made.code == 0, made.err
+    return Run.open(folder)
+
+
+def opened(run: Run, kind: GgufType, folder: Path) -> Any:
+    file = folder / f"{kind}.gguf"
+    if not file.exists():
+        export_gguf(run, file, kind=kind)
+    return llama_cpp.Llama(str(file), n_ctx=128, logits_all=True, verbose=False, n_threads=1)
+
+
+def test_ids_are_those_of_the_tokenizer(run: Run, tmp_path: Path) -> None:
+    theirs, ours = opened(run, "f32", tmp_path), run.tokenizer()
+    for text in TEXTS:
+        assert theirs.tokenize(text.encode(), add_bos=False, special=False) == ours.encode(text), repr(text)
+    assert theirs.tokenize(b"a", add_bos=True) == [ours.bos_id, *ours.encode("a")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "least"), [("f32", 1.0), ("q8_0", 0.99)])
+def test_the_likeliest_token_is_the_same(
+    kind: GgufType, least: float, run: Run, tiny_text: Path, tmp_path: Path
+) -> None:
+    theirs, model, tokenizer = opened(run, kind, tmp_path), run.model(), run.tokenizer()
+    ids = tokenizer.encode(tiny_text.read_text(encoding="utf-8"))
+    same = []
+    for start in range(0, 3 * 127, 127):
+        row = [tokenizer.bos_id, *ids[start : start + 127]]
+        theirs.reset()
+        theirs.eval(row)
+        ours = model(torch.tensor([row]))[0]
+        found = np.array(theirs.scores[: len(row)])[:, : ours.shape[1]]
+        same += (found.argmax(1) == ours.argmax(1).numpy()).tolist()
+        if kind == "f32":
+            assert float(np.abs(found - ours.numpy()).max()) < 1e-3 * float(ours.abs().max())
+    assert sum(same) >= least * len(same)
+
+
+@torch.no_grad()
+def test_it_goes_on_with_the_same_words(run: Run, tmp_path: Path) -> None:
+    theirs, model, tokenizer = opened(run, "f32", tmp_path), run.model(), run.tokenizer()
+    ids = [tokenizer.bos_id, *tokenizer.encode("The river")]
+    ours = list(ids)
+    for _ in range(64):
+        ours.append(int(model(torch.tensor([ours]))[0, -1].argmax()))
+    theirs.reset()
+    generated = theirs.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0)
+    assert [next(generated) for _ in range(64)] == ours[len(ids) :]
