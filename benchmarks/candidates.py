@@ -1,4 +1,4 @@
-"""llamita and its rivals as training steps over the same weights and batches, for train_step.py and tricks.py."""
+"""llamita and its rivals as training steps over the same weights and batches, for train_step.py."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -10,18 +10,19 @@ import jaxtyping
 import pytest
 import torch
 
-from llamita.runs.folder import Run
-from tests.cli.command_line import TINY, llamita
-
-# Tests run side by side, one worker a core.
-torch.set_num_threads(1)
-
+# Before anything of llamita is imported:
 # Nobody's own cache is written to.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "llamita_tests_compiled"))
 
 # Without a GPU the kernels run in Triton's interpreter, which is asked for before they are defined.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from llamita.runs.folder import Run
+from tests.cli.command_line import TINY, llamita
+
+# Tests run side by side, one worker a core.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

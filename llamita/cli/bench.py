@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from llamita import layers
 from llamita.cli.console import count, duration, live_line, narrator, out, print_json
 from llamita.cli.settings import Settings
@@ -11,6 +13,7 @@ from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError
 from llamita.runs.folder import Run
 from llamita.training.compiling import why_not_compiled
+from llamita.training.hardware import choose_hardware
 from llamita.training.plan import count_parameters
 from llamita.training.trial import Measured
 from llamita.training.trial import measure as try_out
@@ -44,13 +47,17 @@ def bench(
     if run is not None and layers.merge(settings.asked())[1]:
         raise UsageError("give --run or settings: a run is tried as it is")
     config = Run.open(run).config() if run is not None else resolved(settings, ASSUMED_BYTES)[0]
+    choose_hardware(config.training.device, config.training.precision)  # a run may come from another machine
     if profile is not None and (profile.exists() or not profile.parent.is_dir()):
         raise UsageError(f"--profile {profile}: give a file that isn't there yet, in a folder that is")
     with live_line(narrator(json)) as line:
         try:
             found = try_out(config, seconds=seconds, trace=profile, progress=line.show)
-        except OSError as error:
-            raise UserError(f"{profile}: can't be written ({error.strerror or error})") from error
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{_batch(config)} need more memory than {config.training.device} has: give a smaller "
+                "--training.micro-batch-size, or --training.recompute-layers"
+            ) from error
     if json:
         print_json({**asdict(found), "tokens_per_second": found.tokens_per_second})
         return

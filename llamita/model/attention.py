@@ -1,5 +1,6 @@
 """Grouped-query self-attention: each position mixes the values of those before it."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -7,7 +8,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.attention.varlen import varlen_attn
 
 from llamita.model.kv_cache import KVCache
 from llamita.model.norm import RMSNorm
@@ -16,6 +16,9 @@ from llamita.model.rope import rotate
 Rope = tuple[Float[Tensor, "seq half"], Float[Tensor, "seq half"]]
 # Which positions each position may look at, or where in the flattened batch each document begins and the last ends.
 Mask = Bool[Tensor, "batch 1 seq total"] | Int[Tensor, " starts"]
+
+# torch's attention for documents one after another, once it was loaded.
+varlen_attn: Any = None
 
 # Up to here a CPU keeps whole score matrices in cache, and plain products beat its flash kernel.
 _CPU_SCORES_MAX_SEQ = 512
@@ -87,6 +90,13 @@ def document_mask(documents: Int[Tensor, "batch seq"] | Int[Tensor, " starts"]) 
         return documents
     same = documents.unsqueeze(2) == documents.unsqueeze(1)
     return torch.tril(same).unsqueeze(1)
+
+
+def load_varlen() -> None:
+    """Load what documents told by their starts need, and few others: its import takes seconds, for torch's compiler."""
+    global varlen_attn
+    if varlen_attn is None:
+        varlen_attn = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
 
 def _within_documents(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:

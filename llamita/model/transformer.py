@@ -87,10 +87,10 @@ class LLaMaTransformer(nn.Module):
         if end > self.config.max_seq_len:
             raise ValueError(f"{end} positions, but model.max_seq_len is {self.config.max_seq_len}")
         x = self.embed(tokens)
-        if x.device.type != "cpu":
-            x = x.to(compute_dtype(x))
         if self.position_embeddings is not None:
             x = x + self.position_embeddings.weight[start:end]
+        if x.device.type != "cpu":
+            x = x.to(compute_dtype(x))
         rope: Rope | None = None
         if self.config.positions == "rope":
             rope = self.rope_cos[start:end], self.rope_sin[start:end]

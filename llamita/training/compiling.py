@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from llamita.config import TrainingConfig
+from llamita.kernels import cross_entropy
 from llamita.training.evaluate import batch_loss
 from llamita.training.loop import LossFunction
 
+_MOST_GRAPHS = 64
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -29,6 +31,9 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     """batch_loss, compiled if the config asks for it and this machine can."""
     if not training.compile or why_not_compiled(training.device):
         return batch_loss
+    cross_entropy.try_out()
+    # A graph for each length of `document_starts`, of which there are more than torch expects.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     folder = cache_folder()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from llamita.config import DataConfig, Precision
+from llamita.model.attention import load_varlen
 from llamita.model.loss import IGNORE, hidden_loss, token_losses
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batch, Batches
@@ -19,6 +20,7 @@ from llamita.training.hardware import autocast
 
 # Of heads that FlashAttention takes.
 _HEAD_DIM_STEP, _LARGEST_HEAD_DIM = 8, 256
+_MOST_STARTS = 1 << 16
 
 # Where bands of counts begin, beside that of those that never occur.
 _POWERS = tuple(10**power for power in range(11))
@@ -136,6 +138,10 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     """A batch's arrays as tensors on a device, copied while the device works where it can."""
     on_gpu = device.type == "cuda"
     starts = document_starts(batch.documents) if on_gpu and batch.documents is not None else None
+    if starts is not None:
+        load_varlen()
+        # FlashAttention's grid has no more.
+        starts = starts if len(starts) <= _MOST_STARTS else None
     arrays = (batch.inputs, batch.targets, batch.documents, starts)
     tensors = [None if array is None else torch.from_numpy(array) for array in arrays]
     if on_gpu:

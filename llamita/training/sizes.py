@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from llamita.layers import Layer, Table
+from llamita.layers import Layer, Table, merge
 from llamita.text.shards import Corpus
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import Hardware
@@ -25,7 +25,8 @@ _MAX_VOCAB = {"cpu": 2048, "mps": 4096, "cuda": 32768}
 _LR_TIMES_WIDTH, _MAX_LR = 0.768, 4e-3
 _TABLE_LR_PER_TOKEN, _MAX_TABLE_LR_RATIO, _TABLE_STEPS = 1 / 512, 4.0, 1000
 
-THIS_MACHINE = "this machine"  # name of the layer of what the hardware decides
+# Names of layers: what follows from the hardware, and what from the text as well.
+THIS_MACHINE, PICKED = "this machine", "picked for this text and machine"
 
 # With 40 a tied model of n_embd 768 ended 0.1 to 0.4 nats behind (docs/ties.md).
 _WARMUP_STEPS = 150
@@ -76,7 +77,7 @@ def pick_sizes(train_tokens: int, vocab_size: int, hardware: Hardware, asked: Ta
     epochs = steps * batch_size * seq_len / train_tokens
     decay = round(min(max(_DECAY_PER_EPOCH * epochs, _DECAY_PER_EPOCH), 1.0), 3)
     optimizer = {**pick_rates(n_embd, vocab_size, steps), "weight_decay": decay}
-    return Layer("picked for this text and machine", {"model": model, "training": training, "optimizer": optimizer})
+    return Layer(PICKED, {"model": model, "training": training, "optimizer": optimizer})
 
 
 def pick_rates(n_embd: int, vocab_size: int, steps: int) -> Table:
@@ -106,7 +107,7 @@ def never_predicted(tokenizer: Tokenizer, corpus: Corpus, packing: str) -> int:
 
 def hardware_layer(hardware: Hardware, asked: list[Layer]) -> Layer:
     """What "auto" became: the device, and precision and threads unless they were asked for."""
-    given = {name for layer in asked for name, value in layer.values.get("training", {}).items() if value != "auto"}
+    given = {name for name, value in merge(asked)[0].get("training", {}).items() if value != "auto"}
     chosen = {"device": hardware.device, "precision": hardware.precision, "threads": hardware.threads}
     kept = {name: value for name, value in chosen.items() if name == "device" or name not in given}
     return Layer(THIS_MACHINE, {"training": kept})

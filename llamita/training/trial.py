@@ -2,9 +2,9 @@
 
 import contextlib
 import gc
+import importlib
 import json
 import os
-import resource
 import statistics
 import sys
 import time
@@ -12,26 +12,33 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from llamita import layers
 from llamita.config import DeviceName, Precision, RunConfig
+from llamita.errors import UserError
 from llamita.runs.folder import initial_model
+from llamita.text.batches import Batch
 from llamita.training.compiling import loss_function
-from llamita.training.evaluate import DeviceBatch
+from llamita.training.evaluate import DeviceBatch, to_device
 from llamita.training.guard import Guard
 from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer
 from llamita.training.plan import flops_per_token, training_memory
 from llamita.training.tuning import pinned
 
+resource: Any = importlib.import_module("resource") if os.name == "posix" else None
+
 Progress = Callable[[str, float, float], None]
 
 _WARMUP_STEPS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 100
 _PROFILED_STEPS = 2
+_DOCUMENT = 256  # tokens of a document that isn't real, in the mean
 # Side of the product whose speed is taken for what a machine can do at most.
 _SIDE = {"cuda": 8192, "mps": 4096, "cpu": 1536}
 # Dense bf16, from NVIDIA's data sheets of the H100 (its H200 is the same chip) and the A100.
@@ -99,18 +106,27 @@ class Trial:
 
 
 def random_batch(config: RunConfig, device: torch.device) -> DeviceBatch:
-    """A micro-batch of tokens that mean nothing, always the same ones."""
-    generator = torch.Generator().manual_seed(config.training.seed)
-    shape = (config.training.micro_batch_size, config.model.max_seq_len + 1)
-    tokens = torch.randint(config.model.vocab_size - config.model.unpredicted_rows, shape, generator=generator)
-    tokens = tokens.to(device)
-    return DeviceBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
+    """A micro-batch of tokens that mean nothing, always the same ones; of documents where a run's see no other."""
+    draw = np.random.default_rng(config.training.seed)
+    rows, seq_len = config.training.micro_batch_size, config.model.max_seq_len
+    tokens = draw.integers(config.model.vocab_size - config.model.unpredicted_rows, size=(rows, seq_len + 1))
+    begins = draw.random((rows, seq_len)) < 1 / _DOCUMENT
+    documents = np.cumsum(begins, axis=1, dtype=np.int64) if config.data.mask_documents else None
+    inputs, targets = (np.ascontiguousarray(part) for part in (tokens[:, :-1], tokens[:, 1:]))
+    return to_device(Batch(inputs, targets, documents, targets.size), device)
 
 
-def seconds_per_token(config: RunConfig) -> float:
-    """Training time of a token, of few steps."""
-    trial = Trial(config)
-    with pinned(config.training.attention):
+def seconds_per_token(config: RunConfig) -> float | None:
+    """Training time of a token, of few steps; None if there isn't the memory for them."""
+    try:
+        return _seconds_per_token(config)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _seconds_per_token(config: RunConfig) -> float:
+    with _as_the_run_would(config), pinned(config.training.attention):
+        trial = Trial(config)
         for _ in range(_WARMUP_STEPS):
             trial.step()
         _synchronize(config.training.device)
@@ -204,11 +220,13 @@ def _shares(trial: Trial, trace: Path | None) -> dict[str, float]:
         wall = time.perf_counter() - began
     if trace is not None:
         found.export_chrome_trace(str(trace))
+        if not trace.is_file():
+            raise UserError(f"{trace}: can't be written; give a file in a folder of yours")
     spent: dict[str, float] = {}
     for event in found.key_averages():
         kernel = event.device_type.name == "CUDA"
         micros = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if micros and kernel == on_gpu:
+        if micros and kernel == on_gpu and not event.is_user_annotation:
             kind = kind_of(event.key)
             spent[kind] = spent.get(kind, 0.0) + micros / 1e6
     # Operators on a CPU are timed in the thread that calls them, so what is left is Python's.
@@ -272,7 +290,9 @@ def _memory(device: DeviceName, peak: bool = False) -> int:
         return int(taken)
     if device == "mps":
         return int(torch.mps.driver_allocated_memory())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if resource is None:
+        return 0
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import logging
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -14,9 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llamita import layers
 from llamita.config import AttentionKernel, RunConfig
-from llamita.training.hardware import autocast
 from llamita.training.plan import flops_per_token, seconds_per_step, training_memory
-from llamita.training.sizes import THIS_MACHINE
+from llamita.training.sizes import PICKED, THIS_MACHINE
+
+_log = logging.getLogger(__name__)
 
 Notify = Callable[[str], None]
 Probe = Callable[[RunConfig], float | None]
@@ -35,7 +38,8 @@ _MOST_TOKENS = 1 << 16
 _WORTH_FLOPS = 2e17
 _ROOM = 0.5  # of the memory that a run may take by the estimate before its micro-batch is tried out
 _BETTER = 0.98
-_CLEARLY_BETTER = 0.8  # on a CPU, where measurements scatter and the same answer twice is worth something
+# On a CPU, where measurements scatter and the same answer twice is worth something.
+_CLEARLY_BETTER, _PASSES = 0.8, 3
 _PROBE_SECONDS = 600
 
 
@@ -56,7 +60,8 @@ def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunCo
     """
     on_gpu, training = config.training.device == "cuda", config.training
     if training.attention == "auto":
-        speeds = attention_seconds(config) if on_gpu else {}
+        # Documents told by their starts go to a kernel of their own.
+        speeds = attention_seconds(config) if on_gpu and not config.data.mask_documents else {}
         fastest: AttentionKernel = "torch"
         if speeds:
             fastest = min(speeds, key=lambda kernel: speeds[kernel])
@@ -66,8 +71,10 @@ def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunCo
     if not on_gpu:
         return _tuned_to_cpu(config, origin, notify) if training.device == "cpu" else config
     asked = origin.get("training.micro_batch_size", "default")
-    if not asked.startswith(("default", "preset", "picked")) or not _worth_trying(config):
+    free = asked in ("default", PICKED, THIS_MACHINE) or asked.startswith("preset ")
+    if not free or not _worth_trying(config):
         return config
+    notify("trying micro-batches, each in a process of its own: some minutes")
     rows, tried = find_micro_batch(config, seconds_per_token)
     if tried:
         told = ", ".join(f"{one} rows {1 / seconds:,.0f} tok/s" for one, seconds in sorted(tried.items()))
@@ -86,15 +93,18 @@ def _tuned_to_cpu(config: RunConfig, origin: Mapping[str, str], notify: Notify) 
     if not others:
         return config
     before = torch.get_num_threads()
+    wins = {one: True for one in others}
     try:
-        seconds = {one: _seconds(replace(config, training=one)) for one in (training, *others)}
+        for _ in range(_PASSES):
+            # Interleaved, and more than once: what else the machine does mustn't decide for the whole run.
+            seconds = {one: _seconds(replace(config, training=one)) for one in (training, *others)}
+            wins = {one: wins[one] and seconds[one] < _CLEARLY_BETTER * seconds[training] for one in others}
     finally:
         torch.set_num_threads(before)
-    best = min(seconds, key=lambda one: seconds[one])
-    if seconds[best] > _CLEARLY_BETTER * seconds[training]:
-        return config
-    named = [f"{one.threads} threads in {one.precision} {duration:.3g} s" for one, duration in seconds.items()]
-    notify(f"a step by a probe: {', '.join(named)}")
+    best = min((one for one in others if wins[one]), key=lambda one: seconds[one], default=training)
+    if best is not training:
+        named = [f"{one.threads} threads in {one.precision} {taken:.3g} s" for one, taken in seconds.items()]
+        notify(f"a step by a probe: {', '.join(named)}")
     return replace(config, training=best)
 
 
@@ -113,13 +123,22 @@ def attention_seconds(config: RunConfig) -> dict[AttentionKernel, float]:
     """Seconds of causal attention of one layer, forward and back, by each kernel that takes this model's heads."""
     model, training = config.model, config.training
     rows = max(min(training.micro_batch_size, _PROBED_TOKENS // model.max_seq_len), 1)
+    on_gpu = training.device == "cuda"
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     shapes = [(rows, model.max_seq_len, heads, model.head_dim) for heads in (model.n_heads, *2 * (model.n_kv_heads,))]
-    inputs = [torch.randn(shape, device=training.device, dtype=dtype, requires_grad=True) for shape in shapes]
     found: dict[AttentionKernel, float] = {}
-    for name, backend in _KERNELS.items():
-        with contextlib.suppress(RuntimeError), sdpa_kernel([backend]), autocast(training.device, training.precision):
-            found[name] = min(_seconds_of_attention(inputs) for _ in range(_TIMED))
+    with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says why a kernel doesn't run
+        inputs = [torch.randn(shape, device=training.device, dtype=dtype, requires_grad=True) for shape in shapes]
+        for name, backend in _KERNELS.items():
+            # The last one, plain products, has all scores in memory: only if no other runs.
+            if name == "math" and found:
+                continue
+            with contextlib.suppress(RuntimeError), sdpa_kernel([backend]):
+                found[name] = min(_seconds_of_attention(inputs) for _ in range(_TIMED))
+    del inputs
+    if on_gpu:
+        torch.cuda.empty_cache()  # for the trials of micro-batches, which are other processes
     return found
 
 
@@ -169,13 +188,19 @@ def find_micro_batch(config: RunConfig, probe: Probe) -> tuple[int, dict[int, fl
 
 
 def seconds_per_token(config: RunConfig) -> float | None:
-    """What a trial of a config takes, in a process of its own that may fail or die of it; None if it did."""
-    command = [sys.executable, "-m", "llamita.training.trial"]
+    """What a trial of a config takes, in a process of its own that may fail or die of it; None if it did.
+
+    Anything else than a lack of memory is logged: it would befall a smaller micro-batch, too.
+    """
+    # -P: nothing in the folder that we are in may pass for a module.
+    command = [sys.executable, "-P", "-m", "llamita.training.trial"]
     try:
         told = subprocess.run(
             command, input=layers.to_toml(config), capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True
         )
         found = json.loads(told.stdout)["seconds_per_token"]
-    except (subprocess.SubprocessError, OSError, ValueError, KeyError, TypeError):
+    except (subprocess.SubprocessError, OSError, ValueError, KeyError, TypeError) as error:
+        said = (getattr(error, "stderr", None) or repr(error)).strip().splitlines()
+        _log.warning("a trial with %d rows at a time failed: %s", config.training.micro_batch_size, said[-1:])
         return None
-    return float(found)
+    return None if found is None else float(found)

@@ -54,6 +54,22 @@ def test_the_trace_is_one_that_perfetto_opens(tmp_path: Path) -> None:
     assert sum("aten::mm" in event.get("name", "") for event in events) > 10
 
 
+def test_a_run_of_another_machine_and_a_lack_of_memory_are_explained(
+    copied_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("llamita.cli.bench.try_out", none_left)
+    refused = llamita("bench", "--run", copied_run.path)
+    assert refused.code == 1 and "--training.recompute-layers" in refused.err
+    if not torch.cuda.is_available():
+        text = copied_run.config_file.read_text().replace('device = "cpu"', 'device = "cuda"')
+        copied_run.config_file.write_text(text)
+        refused = llamita("bench", "--run", copied_run.path)
+        assert refused.code == 2 and "--device cuda: this machine has none" in refused.err
+
+
 def test_randomness_and_threads_stay_as_they_were() -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(5)

@@ -9,7 +9,7 @@ import torch
 
 from llamita.interop.gguf_export import GgufType, export_gguf
 from llamita.runs.folder import Run
-from tests.cli.command_line import TINY, llamita
+from tests.cli.command_line import llamita
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
@@ -24,7 +24,11 @@ TEXTS = (
         "x" * 300,
     ),
 )
-SHAPE = ("--model.max-seq-len", 128, "--model.n-embd", 64, "--training.steps", 60, "--training.batch-size", 8)
+SHAPE = (
+    *("--device", "cpu", "--precision", "fp32", "--tokenizer.vocab-size", 320, "--training.sample-tokens", 0),
+    *("--model.max-seq-len", 128, "--model.n-embd", 64, "--model.n-layers", 2, "--training.steps", 60),
+    *("--model.n-heads", 4, "--training.batch-size", 8),
+)
 
 
 @pytest.fixture(scope="module", params=["tied", "untied", "grouped", "normed", "llama3", "yarn", "linear"])
@@ -32,13 +36,13 @@ def run(request: pytest.FixtureRequest, tiny_text: Path, tmp_path_factory: pytes
     options: dict[str, tuple[object, ...]] = {
         "tied": (),
         "untied": ("--model.no-tie-embeddings",),
-        "grouped": ("--model.n-heads", 4, "--model.n-kv-heads", 2),
+        "grouped": ("--model.n-kv-heads", 2),
         "normed": ("--model.qk-norm",),
     }
     scaled = ("--model.rope-scaling.factor", 2.0, "--model.rope-scaling.original-max-seq-len", 64)
     chosen = options.get(request.param, ("--model.rope-scaling.kind", request.param, *scaled))
     folder = tmp_path_factory.mktemp("llama") / request.param
-    made = llamita("train", tiny_text, "--run", folder, *TINY, *SHAPE, *chosen)
+    made = llamita("train", tiny_text, "--run", folder, *SHAPE, *chosen)
     assert made.code == 0, made.err
     return Run.open(folder)
 
@@ -57,8 +61,9 @@ def test_ids_are_those_of_the_tokenizer(run: Run, tmp_path: Path) -> None:
     assert theirs.tokenize(b"a", add_bos=True) == [ours.bos_id, *ours.encode("a")]
 
 
+# After 60 steps many tokens are about as likely, and 8 bits decide between them.
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "least"), [("f32", 1.0), ("q8_0", 0.99)])
+@pytest.mark.parametrize(("kind", "least"), [("f32", 1.0), ("q8_0", 0.97)])
 def test_the_likeliest_token_is_the_same(
     kind: GgufType, least: float, run: Run, tiny_text: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,17 @@ def test_random_tokens_are_those_that_have_a_logit() -> None:
     assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
 
 
+def test_documents_are_kept_apart_where_the_runs_are() -> None:
+    batch = random_batch(small_config(data__packing="documents", model__max_seq_len=1000), torch.device("cpu"))
+    assert batch.documents is not None and batch.documents.shape == batch.inputs.shape and batch.documents.max() > 0
+    assert (batch.documents.diff(dim=1) >= 0).all()
+
+
+def test_blocks_are_computed_again_in_a_trial_too() -> None:
+    trial = Trial(small_config(training__recompute_layers=1))
+    assert trial.model.recompute_layers == 1 and trial.model.training
+
+
 def test_measuring_tells_how_far_it_is() -> None:
     told: list[tuple[str, float, float]] = []
     found = measure(small_config(), seconds=0.2, progress=lambda *what: told.append(what))
