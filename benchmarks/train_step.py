@@ -156,24 +156,36 @@ def main() -> None:
         here, there = context.Pipe()
         arguments = (name, shape, device, options.steps, there, options.attention, options.documents)
         context.Process(target=serve, args=arguments, daemon=True).start()
-        said = here.recv()
+        there.close()  # so that one who dies is missed
+        said = answer(name, here)
         print(json.dumps(said), flush=True)
         if "error" not in said:
             pipes[name] = here
             losses[name] = said["losses"]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in pipes}
     for number in range(options.rounds):
-        for name, pipe in pipes.items():
+        for name, pipe in list(pipes.items()):
             pipe.send("round")
-            row = pipe.recv()
+            row = answer(name, pipe)
             print(json.dumps({"round": number, "shape": options.shape, **row}), flush=True)
-            if "error" not in row:
+            if "error" in row:
+                del pipes[name]
+            else:
                 rows[name].append(row)
     for pipe in pipes.values():
         pipe.send("end")
     print(json.dumps({"shape": options.shape, **summary(device, rows), "loss_differences": differences(losses)}))
     if "llamita" not in pipes:
         sys.exit(1)
+
+
+def answer(name: str, pipe: Connection) -> dict[str, Any]:
+    """What a candidate says, or that it died."""
+    try:
+        said: dict[str, Any] = pipe.recv()
+    except (EOFError, OSError):
+        return {"candidate": name, "error": "the process died"}
+    return said
 
 
 def summary(device: str, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -32,12 +32,13 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     if not training.compile or why_not_compiled(training.device):
         return batch_loss
     cross_entropy.try_out()
-    # A graph for each length of `document_starts`, of which there are more than torch expects.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     folder = cache_folder()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault(_CACHE, str(folder))
+    # A graph for each length of `document_starts`, of which there are more than torch expects. Its compiler is loaded
+    # here, and sets the cache if nobody has.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     compiled: LossFunction = torch.compile(batch_loss, dynamic=False, fullgraph=True)
     return compiled
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from llamita.model.loss import IGNORE, hidden_loss, next_token_loss, token_losses
+from llamita.model.loss import IGNORE, _device_chunk, hidden_loss, next_token_loss, token_losses
 from tests.model.tiny import random_tokens, stirred, tiny_config
 from tests.oracles import cross_entropy_in_python
 
@@ -207,3 +207,11 @@ def test_silenced_columns_are_as_if_they_were_not_there(monkeypatch: pytest.Monk
         torch.testing.assert_close(chunked, whole)
     without = hidden_loss(hidden, table[:25], targets, tokens=9)
     assert without.item() == pytest.approx(found[0][0].item())
+
+
+@pytest.mark.parametrize(
+    ("positions", "columns", "chunks"), [(32768, 32768, 4), (32768, 131072, 8), (1, 512, 1), (4096, 8192, 1)]
+)
+def test_a_gpu_computes_few_chunks_of_whole_tiles(positions: int, columns: int, chunks: int) -> None:
+    size = _device_chunk(positions, columns)
+    assert size % 128 == 0 and -(-positions // size) == chunks

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from llamita.config import TrainingConfig
 from llamita.training.compiling import cache_folder, loss_function
@@ -42,3 +43,12 @@ def test_where_nothing_can_be_written_torch_decides(home: Path) -> None:
     (home / ".cache").write_text("a file")
     assert loss_function(COMPILED) is not batch_loss
     assert not os.environ.get("TORCHINDUCTOR_CACHE_DIR", "").startswith(str(home))
+
+
+def test_a_graph_is_whole_of_static_shape_and_one_of_many(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("torch.compile", lambda function, **options: (asked.update(options), function)[1])
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 8)
+    loss_function(COMPILED)
+    assert asked == {"dynamic": False, "fullgraph": True}
+    assert torch._dynamo.config.recompile_limit >= 20

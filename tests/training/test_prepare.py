@@ -1,5 +1,6 @@
 """Text becomes a run folder, or nothing at all; what nobody asked for is picked."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamita import layers
+from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError
 from llamita.layers import Layer
 from llamita.text.batches import Batches
 from llamita.text.shards import open_corpora, write_shards
 from llamita.text.sources import Document
 from llamita.text.tokenizer import Tokenizer
-from llamita.training.hardware import Hardware
+from llamita.training.hardware import Hardware, choose_hardware
 from llamita.training.prepare import make_tokenizer, prepare_run, read_text, resolve
 from llamita.training.sizes import never_predicted, pick_rates
 from tests.training.tiny_runs import SMALL, small_run
@@ -230,3 +232,24 @@ def test_a_tokenizer_is_trained_as_asked(tiny_text: Path) -> None:
     tokenizer = make_tokenizer(text, config.tokenizer)
     assert tokenizer.kind == "char"
     assert tokenizer.unknown("ferry") == []
+
+
+def test_what_is_measured_before_a_run_is_kept_in_its_config(
+    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measured(config: RunConfig, origin: dict[str, str], notify: object) -> RunConfig:
+        seen.append(origin["training.threads"])
+        return dataclasses.replace(config, training=dataclasses.replace(config.training, threads=7))
+
+    monkeypatch.setattr("llamita.training.prepare.tuned", measured)
+    run = prepare_run(tmp_path / "run", [str(tiny_text)], []).run
+    assert run.config().training.threads == 7 and seen == ["this machine"]
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32"])
+def test_auto_over_a_files_precision_is_resolved_too(asked: str, tiny_text: Path, tmp_path: Path) -> None:
+    stack = [Layer(name, {"training": {"precision": value}}) for name, value in (("my.toml", "fp32"), ("line", asked))]
+    config = prepare_run(tmp_path / "run", [str(tiny_text)], stack).run.config()
+    assert config.training.precision == ("fp32" if asked == "fp32" else choose_hardware("auto", "auto").precision)
