@@ -5,6 +5,7 @@ python benchmarks/prepare.py TEXT... --rounds 3 --vocab-size 32768
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -37,7 +38,9 @@ def prepare(texts: list[str], vocab_size: int, engine: str) -> dict[str, object]
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        asked = [Layer("asked", {"tokenizer": {"vocab_size": vocab_size}})]
+        # Threads and precision are asked for, so that nothing is measured for the training that could follow.
+        training = {"threads": os.cpu_count() or 1, "precision": "fp32"}
+        asked = [Layer("asked", {"tokenizer": {"vocab_size": vocab_size}, "training": training})]
         prepared = prepare_run(Path(folder) / "run", texts, asked, progress)
         settle("end")
     return {

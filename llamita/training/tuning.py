@@ -99,6 +99,8 @@ def _tuned_to_cpu(config: RunConfig, origin: Mapping[str, str], notify: Notify) 
             # Interleaved, and more than once: what else the machine does mustn't decide for the whole run.
             seconds = {one: _seconds(replace(config, training=one)) for one in (training, *others)}
             wins = {one: wins[one] and seconds[one] < _CLEARLY_BETTER * seconds[training] for one in others}
+            if not any(wins.values()):
+                break
     finally:
         torch.set_num_threads(before)
     best = min((one for one in others if wins[one]), key=lambda one: seconds[one], default=training)
