@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from llamita.cli.console import count, narrator, print_json
-from llamita.errors import command_line
+from llamita.errors import UsageError, command_line
 from llamita.interop.gguf_export import GgufType, export_gguf
 from llamita.interop.hf_export import DtypeName, export_hf
 from llamita.interop.hf_import import import_hf as make_run
@@ -47,6 +47,8 @@ def hf(
     json
         Print one JSON object.
     """
+    if public and push is None:
+        raise UsageError("--public: says who may see what --push uploads; give both")
     console = narrator(json)
     written = export_hf(Run.open(run), out, checkpoint=checkpoint, dtype=dtype, license_name=license)
     console.print(f"{written}: config, weights in {dtype}, tokenizer, generation settings and model card", markup=False)

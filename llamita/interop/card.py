@@ -1,6 +1,10 @@
 """The model card: what a model was trained on, how, and how well it does, from the run's own files."""
 
+import json
+import re
+
 from llamita import __version__
+from llamita.runs.checkpoint import Checkpoint
 from llamita.runs.folder import Run
 from llamita.training.plan import count_parameters
 
@@ -18,15 +22,15 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=50)[0]))
 def model_card(run: Run, checkpoint: str, license_name: str | None) -> str:
     """README.md of an exported run: front matter that the hub reads, then what there is to know."""
     config, found = run.config(), None if checkpoint == "initial" else run.checkpoint(checkpoint)
-    model, optimizer, training = config.model, config.optimizer, config.training
+    model = config.model
     kinds = {kind: number for kind, number in count_parameters(model).items() if number}
     front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": "[llama, llamita]"}
     if license_name is not None:
-        front["license"] = license_name
-    lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", "", f"# {run.name}", ""]
+        front["license"] = json.dumps(license_name)
+    lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", "", f"# {_line(run.name)}", ""]
     tied = "tied to the output" if model.tie_embeddings else "not tied to the output"
     imported = [source.removeprefix(IMPORTED) for source in config.data.sources if source.startswith(IMPORTED)]
-    whence = f"imported from {imported[0]} with" if imported else "trained from scratch with"
+    whence = f"imported from {_line(imported[0])} with" if imported else "trained from scratch with"
     lines += [
         f"A LLaMA-style language model of {sum(kinds.values()):,} parameters, {whence} llamita {__version__}.",
         "",
@@ -41,11 +45,7 @@ def model_card(run: Run, checkpoint: str, license_name: str | None) -> str:
         "",
         "## Training",
         "",
-        f"- text: {', '.join(config.data.sources) or 'not noted'}; {config.data.validation_fraction:.0%} held out",
-        f"- {0 if found is None else found.step:,} steps of {config.tokens_per_step:,} tokens, "
-        f"{0 if found is None else found.tokens:,} in all; {training.precision}",
-        f"- AdamW, rate {optimizer.lr:g} (tables {optimizer.table_lr_ratio:g} times that), {optimizer.schedule}, "
-        f"decay {optimizer.weight_decay:g}",
+        *(["Elsewhere; see the model it was imported from."] if imported else _training(run, found)),
         "",
         "## Evaluation",
         "",
@@ -59,8 +59,30 @@ def model_card(run: Run, checkpoint: str, license_name: str | None) -> str:
     if model.unpredicted_rows:
         lines += ["", "## Limits", ""]
         lines.append(
-            f"The last {model.unpredicted_rows} ids never follow anything in the training text, and their logits mean "
-            "nothing: generation_config.json suppresses them."
+            f"The logits of the last {model.unpredicted_rows} ids mean nothing: no text that was trained on has "
+            "anything that they follow. generation_config.json suppresses them."
         )
-    told = f"`{license_name}`" if license_name else "not given by who exported it; mind the licences of the text"
+    told = f"`{_line(license_name)}`" if license_name else "not given by who exported it; mind the licences of the text"
     return "\n".join([*lines, "", "## Licence", "", told[0].upper() + told[1:] + ".", ""])
+
+
+def _training(run: Run, found: Checkpoint | None) -> list[str]:
+    config = run.config()
+    optimizer = config.optimizer
+    return [
+        f"- text: {_sources(config.data.sources)}; {config.data.validation_fraction:.0%} held out",
+        f"- {0 if found is None else found.step:,} steps of {config.tokens_per_step:,} tokens, "
+        f"{0 if found is None else found.tokens:,} in all; {config.training.precision}",
+        f"- AdamW, rate {optimizer.lr:g} (tables {optimizer.table_lr_ratio:g} times that), {optimizer.schedule}, "
+        f"decay {optimizer.weight_decay:g}",
+    ]
+
+
+def _sources(sources: tuple[str, ...]) -> str:
+    """Names of sources, without the folders of whoever trained."""
+    return ", ".join(_line(source.rstrip("/").rpartition("/")[2]) for source in sources) or "not noted"
+
+
+def _line(text: str) -> str:
+    """Text as part of one line, which neither ends nor marks anything."""
+    return re.sub(r"([\\`*_<>#|\[\]])", r"\\\1", " ".join(text.split()))

@@ -18,7 +18,6 @@ from llamita.interop.hf_names import hf_weights
 from llamita.model.rope import rope_frequencies
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
-from llamita.text.splitting import LLAMA3_PATTERN
 from llamita.text.tokenizer import Tokenizer
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
@@ -171,18 +170,19 @@ def _add_model(writer: Any, gguf: Any, config: ModelConfig, kind: GgufType) -> N
 def _readable_tokenizer(tokenizer: Tokenizer, file: Path) -> dict[str, Any]:
     """The tokenizer's definition if llama.cpp encodes as it does; UserError otherwise."""
     spec: dict[str, Any] = json.loads(tokenizer.to_json())
-    if tokenizer.kind not in ("bpe", "byte") or spec["model"]["type"] != "BPE" or spec["normalizer"] is not None:
+    model = spec["model"]
+    if tokenizer.kind != "bpe" or model["type"] != "BPE" or not model["merges"]:
         raise UserError(
-            f"{file}: llama.cpp has no tokenizer of kind {tokenizer.kind!r}: train with --tokenizer.kind bpe or byte, "
+            f"{file}: llama.cpp has no tokenizer of kind {tokenizer.kind!r}: train with --tokenizer.kind bpe, "
             "or use `llamita export hf`"
         )
-    splits = spec["pre_tokenizer"].get("pretokenizers", [spec["pre_tokenizer"]])
-    patterns = [one["pattern"].get("Regex") for one in splits if one["type"] == "Split"]
-    if tokenizer.kind == "bpe" and patterns != [LLAMA3_PATTERN]:
-        raise UserError(
-            f"{file}: splits text by another pattern than Llama 3's, which is the one that is exported; "
-            "llama.cpp's own convert_hf_to_gguf.py may know it"
-        )
+    ours = json.loads(Tokenizer.train(["a b"], vocab_size=300).to_json())
+    for name in ("normalizer", "pre_tokenizer"):
+        if spec[name] != ours[name]:
+            raise UserError(
+                f"{file}: its {name} isn't Llama 3's, which is the one that is exported; "
+                "llama.cpp's own convert_hf_to_gguf.py may know it"
+            )
     return spec
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -48,8 +49,8 @@ def export_hf(
         write_text(aside / "README.md", model_card(run, checkpoint, license_name))
         sync_folder(aside)
         os.rename(aside, target)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(f"{target}: can't be written ({reason}); make room there, and try again") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -61,9 +62,10 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
 
 
 def _generation(tokenizer: Tokenizer, model: LLaMaTransformer) -> dict[str, Any]:
-    """Where generation begins and ends, and what it never says: ids that the model has no logit of."""
+    """Where generation begins and ends, and what it never says: ids without a logit, and the unknown token."""
     ends = [token for token in (tokenizer.eos_id, tokenizer.bos_id) if token is not None]
-    silent = list(range(model.config.vocab_size - model.config.unpredicted_rows, model.config.vocab_size))
+    beyond = range(model.config.vocab_size - model.config.unpredicted_rows, model.config.vocab_size)
+    silent = sorted({*beyond, *([] if tokenizer.unknown_id is None else [tokenizer.unknown_id])})
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": ends,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from llamita.training.hardware import choose_hardware
 
 _JSON_BYTES = 1 << 26
 _HEADER_BYTES = 1 << 28
+_LARGEST = 1 << 40
 _KINDS = {"llama": False, "mistral": False, "qwen3": True}  # whether queries and keys are normalised
 _IGNORED = ("rotary_emb.inv_freq",)  # of old files: follows from the config
 # What a value must be to mean what it means here; a field that isn't there has it.
@@ -87,7 +89,7 @@ def import_hf(folder: Path, target: Path) -> Run:
 def model_config_of(given: Mapping[str, Any], file: Path) -> ModelConfig:
     """The model that a config.json describes; UserError names the field that has no counterpart here."""
     kind = given.get("model_type")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise UserError(f"{file}: model_type is {kind!r}; {_SUPPORTED}")
     for name, allowed in _MUST_BE.items():
         if given.get(name) not in allowed:
@@ -121,10 +123,14 @@ def model_config_of(given: Mapping[str, Any], file: Path) -> ModelConfig:
 
 def _rope(given: Mapping[str, Any], positions: int, file: Path) -> tuple[float, RopeScaling | None]:
     """Theta and scaling, from where transformers 4 or 5 puts them."""
-    new, old = given.get("rope_parameters"), given.get("rope_scaling")
-    told = new if isinstance(new, dict) else old if isinstance(old, dict) else {}
-    source = "rope_parameters" if isinstance(new, dict) else "rope_scaling"
-    theta = _real(told if "rope_theta" in told else given, "rope_theta", file, 1e4)
+    new, old = given.get("rope_parameters") or {}, given.get("rope_scaling") or {}
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        raise UserError(f"{file}: rope_parameters and rope_scaling must be objects")
+    source, told = ("rope_scaling", old) if old else ("rope_parameters", new)
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            raise UserError(f"{file}: rope_scaling.{name} is {old[name]!r}, rope_parameters.{name} {new[name]!r}")
+    theta = _real(next((one for one in (told, new) if "rope_theta" in one), given), "rope_theta", file, 1e4)
     kind = told.get("rope_type", told.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -137,7 +143,8 @@ def _rope(given: Mapping[str, Any], positions: int, file: Path) -> tuple[float, 
     factor = _real(told, "factor", file)
     names = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
     fields: dict[str, Any] = {name: _real(told, name, file) for name in names if name in told}
-    before = _number(told, "original_max_position_embeddings", file, max(round(positions / max(factor, 1.0)), 1))
+    # Where it isn't said, transformers takes the positions.
+    before = _number({**given, **told}, "original_max_position_embeddings", file, positions)
     try:
         return theta, RopeScaling(kind=kind, factor=factor, original_max_seq_len=before, **fields)
     except UsageError as error:
@@ -150,11 +157,12 @@ def read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
         wanted = {name: tuple(weight.shape) for name, weight in LLaMaTransformer(config).state_dict().items()}
     ours = {hf_name(name): name for name in wanted}
     found: dict[str, Tensor] = {}
+    head: tuple[Path, Tensor] | None = None
     for file, name, load in _tensors(folder):
         if name.endswith(_IGNORED):
             continue
         if name == "lm_head.weight" and config.tie_embeddings:
-            _check_copy(file, load(), found.get("embeddings.weight"))
+            head = file, load()
             continue
         if name not in ours:
             raise UserError(f"{file}: {name} is no weight of this model; {_SUPPORTED}")
@@ -164,22 +172,30 @@ def read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
             raise UserError(
                 f"{file}: {name} is {kind} {tuple(weight.shape)}; config.json wants numbers of {wanted[ours[name]]}"
             )
+        if ours[name] in found:
+            raise UserError(f"{file}: {name} is in another file of {folder}, too; keep one")
+        if not weight.isfinite().all():
+            raise UserError(
+                f"{file}: {name} has values that aren't finite; copy it again, or use an earlier checkpoint"
+            )
         found[ours[name]] = weight.float()
     if missing := [hf_name(name) for name in wanted if name not in found]:
         raise UserError(f"{folder}: {missing[0]} is missing, and {len(missing) - 1} more; copy all files of the model")
+    if head is not None:
+        _check_copy(*head, found["embeddings.weight"])
     return found
 
 
-def _check_copy(file: Path, head: Tensor, table: Tensor | None) -> None:
+def _check_copy(file: Path, head: Tensor, table: Tensor) -> None:
     """A tied model may store its table twice, if it is one."""
-    if table is not None and not torch.equal(head.float(), table):
+    if not torch.equal(head.float(), table):
         raise UserError(
             f"{file}: lm_head.weight differs from the table, though tie_word_embeddings is on; set it to false"
         )
 
 
 def _tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
-    """File, name and loader of each tensor, embeddings first."""
+    """File, name and loader of each tensor."""
     files = _weight_files(folder)
     for file in files:
         try:
@@ -188,8 +204,7 @@ def _tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
             if size > _HEADER_BYTES:
                 raise SafetensorError(f"a header of {size:,} bytes")
             with safe_open(file, framework="pt") as tensors:
-                names = sorted(tensors.keys(), key=lambda name: "embed_tokens" not in name)
-                for name in names:
+                for name in tensors.keys():  # noqa: SIM118
                     yield file, name, partial(tensors.get_tensor, name)
         except (OSError, MemoryError, SafetensorError) as error:
             raise UserError(f"{file}: can't be read ({error}); copy it again") from error
@@ -209,7 +224,7 @@ def _weight_files(folder: Path) -> list[Path]:
     where = _read_json(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise UserError(f"{index}: weight_map must name a file for each weight")
-    names = sorted(set(where.values()), key=lambda name: name != where.get("model.embed_tokens.weight"))
+    names = sorted(set(where.values()))
     for name in names:
         if os.path.basename(name) != name or not (folder / name).is_file():
             raise UserError(f"{index}: weight_map names {name!r}, which is no file in {folder}")
@@ -217,6 +232,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file}: is no file; give a folder that transformers wrote")
     try:
         value = json.loads(read_text(file, _JSON_BYTES))
     except FileNotFoundError:
@@ -231,8 +248,9 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _number(given: Mapping[str, Any], name: str, file: Path, default: int | None = None) -> int:
     value = given.get(name)
     value = default if value is None else value
-    if type(value) is not int or value < 1:
-        raise UserError(f"{file}: {name} is {value!r}; it must be a whole number from 1")
+    if type(value) is not int or not 1 <= value < _LARGEST:
+        shown = reprlib.repr(value)
+        raise UserError(f"{file}: {name} is {shown}; it must be a whole number from 1, and not beyond all models")
     return value
 
 

@@ -63,6 +63,8 @@ def test_fields_say_what_the_config_does(tiny_run: Run, tmp_path: Path) -> None:
     assert found["general.architecture"] == "llama" and found["general.license"] == "cc0-1.0"
     assert found["llama.context_length"] == config.max_seq_len and found["llama.block_count"] == config.n_layers
     assert found["llama.attention.head_count_kv"] == config.n_kv_heads
+    assert found["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(config.norm_eps)
+    assert found["tokenizer.ggml.eos_token_id"] in (tokenizer.bos_id, tokenizer.eos_id)
     assert found["llama.rope.freq_base"] == config.rope_theta and found["general.file_type"] == 7
     tokens = found["tokenizer.ggml.tokens"]
     assert tokens == [tokenizer.id_to_token(number) for number in range(config.vocab_size)]
@@ -88,6 +90,7 @@ def test_scaled_rotations_are_told(kind: Any, copied_run: Run, tmp_path: Path) -
         assert weights["rope_freqs.weight"].max() == 4.0 and weights["rope_freqs.weight"].min() >= 1.0
     else:
         assert told["llama.rope.scaling.type"] == kind and told["llama.rope.scaling.factor"] == 4.0
+        assert told.get("llama.rope.scaling.original_context_length", 16) == 16
         assert ("llama.rope.scaling.yarn_beta_fast" in told) == (kind == "yarn") and "rope_freqs.weight" not in weights
 
 

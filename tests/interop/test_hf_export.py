@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llamita.config import RopeScaling
@@ -88,7 +90,9 @@ def test_a_run_speaks_the_same_words_there(tiny_run: Run, exported: Path) -> Non
 def test_settings_of_generation_name_what_ends_and_what_is_never_said(tiny_run: Run, exported: Path) -> None:
     settings, config = GenerationConfig.from_pretrained(exported), tiny_run.config().model
     assert config.unpredicted_rows > 0
-    assert settings.suppress_tokens == list(range(config.vocab_size - config.unpredicted_rows, config.vocab_size))
+    beyond = range(config.vocab_size - config.unpredicted_rows, config.vocab_size)
+    unknown = tiny_run.tokenizer().unknown_id
+    assert settings.suppress_tokens == sorted({*beyond, *([] if unknown is None else [unknown])})
     assert tiny_run.tokenizer().eos_id in settings.eos_token_id
 
 
@@ -98,10 +102,10 @@ def test_all_files_may_be_read_alike(exported: Path) -> None:
 
 def test_the_card_has_the_runs_own_figures(tiny_run: Run, exported: Path) -> None:
     card, config, found = (exported / "README.md").read_text(), tiny_run.config(), tiny_run.checkpoint("latest")
-    assert card.startswith("---\n") and "license: cc0-1.0" in card
+    assert card.startswith("---\n") and 'license: "cc0-1.0"' in card
     assert f"8 steps of {config.tokens_per_step:,} tokens, {found.tokens:,} in all" in card
     assert found.val_loss is not None and f"{found.val_loss:.4f} nats" in card
-    assert all(source in card for source in config.data.sources)
+    assert all(Path(source).name in card and str(Path(source).parent) not in card for source in config.data.sources)
 
 
 def test_a_large_model_is_cut_into_files_with_an_index(
@@ -142,13 +146,23 @@ def test_what_has_no_place_there_is_refused_with_the_way_out(copied_run: Run, tm
 def test_nothing_is_left_of_an_export_that_failed(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+    for error in (OSError(28, "No space left on device"), SafetensorError("No space left on device (os error 28)")):
 
-    monkeypatch.setattr(hf_export, "save_file", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        export_hf(tiny_run, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+        def full(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(hf_export, "save_file", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            export_hf(tiny_run, tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_that_is_named_can_forge_a_card(tiny_run: Run, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(tiny_run.path, tmp_path / "a\n---\nlicense: mit"))
+    card = (export_hf(run, tmp_path / "out", license_name="x\ny: z") / "README.md").read_text()
+    front = card.split("---\n")[1].splitlines()
+    assert len(front) == 4 and front[-1] == 'license: "x\\ny: z"'
+    assert "# a --- license: mit" in card.splitlines()
 
 
 def test_the_command_tells_what_it_wrote(tiny_run: Run, tmp_path: Path) -> None:
@@ -166,6 +180,9 @@ def test_uploading_is_asked_for_and_private(tiny_run: Run, tmp_path: Path, monke
             asked.append((name, private, exist_ok))
             return f"https://huggingface.co/{name}"
 
+        def repo_info(self, name: str) -> Any:
+            return SimpleNamespace(private=name != "me/public")
+
         def upload_folder(self, *, repo_id: str, folder_path: Path) -> None:
             asked.append((repo_id, sorted(os.listdir(folder_path))))
 
@@ -174,8 +191,15 @@ def test_uploading_is_asked_for_and_private(tiny_run: Run, tmp_path: Path, monke
     assert told["address"] == "https://huggingface.co/me/tiny"
     assert asked == [("me/tiny", True, True), ("me/tiny", sorted(os.listdir(tmp_path / "out")))]
 
+    refused = llamita("export", "hf", tiny_run.path, tmp_path / "public", "--push", "me/public")
+    assert refused.code == 1 and "is there already, and public" in refused.err
+    assert asked.pop() == ("me/public", True, True)
+
+    class ConnectError(Exception):
+        """What httpx raises: no OSError."""
+
     def offline(*_: Any, **__: Any) -> str:
-        raise ConnectionError("no route to huggingface.co")
+        raise ConnectError("no route to huggingface.co")
 
     monkeypatch.setattr(Api, "create_repo", offline)
     refused = llamita("export", "hf", tiny_run.path, tmp_path / "again", "--push", "me/tiny")

@@ -1,6 +1,7 @@
 """What is imported is the same model and tokenizer, to the last bit and back; what can't be is refused by its field."""
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -85,6 +86,19 @@ def test_a_model_goes_in_and_out_without_a_bit_of_difference(
     assert same.config().model == run.config().model
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["yarn", "llama3"])
+def test_a_scaling_without_its_first_length_means_what_it_means_there(kind: str, copied: Path, tmp_path: Path) -> None:
+    scaling = {"rope_type": kind, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4}
+    if kind == "yarn":
+        scaling = {name: value for name, value in scaling.items() if "freq" not in name}
+    edited(copied, rope_parameters=scaling, max_position_embeddings=64)
+    run = import_hf(copied, tmp_path / "run")
+    tokens, rows = random_tokens(1, 60), run.config().model.vocab_size - run.config().model.unpredicted_rows
+    theirs = AutoModelForCausalLM.from_pretrained(copied, dtype=torch.float32)(tokens).logits[..., :rows]
+    assert float((run.model()(tokens) - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
+
+
 def test_an_imported_run_is_one_like_any_other(foreign: Callable[[str], Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     told = llamita("import", "hf", foreign("llama-3.2"), run, "--json").json
@@ -127,6 +141,9 @@ def edited(folder: Path, **changes: Any) -> None:
         ({"num_hidden_layers": 1}, "is no weight of this model"),
         ({"rms_norm_eps": 1e400}, "rms_norm_eps is inf"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"model_type": []}, "model_type is []"),
+        ({"max_position_embeddings": 10**400}, "max_position_embeddings is 1000"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling.rope_type is 'linear'"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_its_field(
@@ -164,6 +181,35 @@ def integers(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
+def not_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+
+
+def twice(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "a.safetensors")
+    save_file({"model.norm.weight": weights["model.norm.weight"] * 5}, folder / "b.safetensors")
+    where = {"weight_map": {"model.norm.weight": "a.safetensors", "x": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(where))
+
+
+def other_head_first(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({"lm_head.weight": weights["model.embed_tokens.weight"] + 1}, folder / "a.safetensors")
+    save_file(weights, folder / "b.safetensors")
+    where = {"weight_map": {"lm_head.weight": "a.safetensors", "x": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(where))
+
+
+def piped(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
 def other_head(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
@@ -179,6 +225,10 @@ def other_head(folder: Path) -> None:
         (leading_out, "weight_map names '../../etc/passwd'"),
         (integers, "model.norm.weight is int32"),
         (other_head, "lm_head.weight differs"),
+        (other_head_first, "lm_head.weight differs"),
+        (not_numbers, "model.norm.weight has values that aren't finite"),
+        (twice, "model.norm.weight is in another file"),
+        (piped, "config.json: is no file"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: isn't there"),
         (lambda folder: (folder / "config.json").unlink(), "config.json: isn't there"),
         (lambda folder: (folder / "config.json").write_text("[1]"), "must hold one object"),
