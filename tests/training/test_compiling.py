@@ -48,7 +48,7 @@ def test_where_nothing_can_be_written_torch_decides(home: Path) -> None:
 def test_a_graph_is_whole_of_static_shape_and_one_of_many(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, object] = {}
     monkeypatch.setattr("torch.compile", lambda function, **options: (asked.update(options), function)[1])
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 8)
-    loss_function(COMPILED)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        loss_function(COMPILED)
+        assert torch._dynamo.config.recompile_limit >= 20
     assert asked == {"dynamic": False, "fullgraph": True}
-    assert torch._dynamo.config.recompile_limit >= 20
