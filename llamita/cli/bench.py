@@ -15,7 +15,7 @@ from llamita.runs.folder import Run
 from llamita.training.compiling import why_not_compiled
 from llamita.training.hardware import choose_hardware
 from llamita.training.plan import count_parameters
-from llamita.training.trial import Measured
+from llamita.training.trial import IDLE, Measured
 from llamita.training.trial import measure as try_out
 
 
@@ -99,7 +99,7 @@ def _share(found: Measured, flops: float) -> str:
     return f"{found.flops_per_second / flops:.0%}"
 
 
-_IDLE, _HEAD, _SMALL_BATCH = 0.15, 0.4, 8192
+_MUCH_IDLE, _HEAD, _SMALL_BATCH = 0.15, 0.4, 8192
 
 
 def advice(config: RunConfig, found: Measured) -> list[str]:
@@ -113,8 +113,8 @@ def advice(config: RunConfig, found: Measured) -> list[str]:
         hints.append("--training.compile: kernels that are fused move less memory")
     if training.precision == "fp32" and training.device == "cuda":
         hints.append("--precision bf16: products run several times as fast")
-    idle = found.shares.get("nothing, or Python", 0.0)
-    if idle > _IDLE:
+    idle = found.shares.get(IDLE, 0.0)
+    if idle > _MUCH_IDLE:
         more = "more rows at a time (--training.micro-batch-size)" if rows < _SMALL_BATCH else "--training.compile"
         hints.append(f"{idle:.0%} of a step nothing computes: {more}")
     elif training.accumulation > 1 and rows < _SMALL_BATCH and training.device == "cuda":

@@ -19,7 +19,6 @@ _IGNORE = -100
 # Fastest of 20 pairs with 16,384 to 131,072 columns on an H200 (docs/log.md, 2026-11-27).
 _COLUMNS_AT_A_TIME, _WARPS = 8192, 8
 
-
 _works: bool | None = None  # once it was tried
 
 

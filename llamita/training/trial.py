@@ -53,7 +53,7 @@ _KINDS = {
     "copies": ("memcpy", "memset", "aten::copy_", "aten::_to_copy"),
 }
 _REST = "norms, SwiGLU, rotations, sums"
-_IDLE = "nothing, or Python"
+IDLE = "nothing, or Python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def _shares(trial: Trial, trace: Path | None) -> dict[str, float]:
             kind = kind_of(event.key)
             spent[kind] = spent.get(kind, 0.0) + micros / 1e6
     # Operators on a CPU are timed in the thread that calls them, so what is left is Python's.
-    spent[_IDLE] = max(wall - sum(spent.values()), 0.0)
+    spent[IDLE] = max(wall - sum(spent.values()), 0.0)
     total = max(wall, sum(spent.values()))
     return {kind: part / total for kind, part in sorted(spent.items(), key=lambda item: -item[1])}
 

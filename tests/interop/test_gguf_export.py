@@ -95,11 +95,13 @@ def test_scaled_rotations_are_told(kind: Any, copied_run: Run, tmp_path: Path) -
 
 
 def test_what_llama_cpp_lacks_is_refused_with_the_way_out(tiny_text: Path, tiny_run: Run, tmp_path: Path) -> None:
-    run = tmp_path / "words"
-    made = llamita("train", tiny_text, "--run", run, *TINY, "--training.steps", 0, "--tokenizer.kind", "word")
-    assert made.code == 0, made.err
-    refused = llamita("export", "gguf", run, tmp_path / "it.gguf")
-    assert refused.code == 1 and "--tokenizer.kind bpe" in refused.err
+    # llama.cpp doesn't load a vocabulary without merges either.
+    for tokenizer in ("word", "char", "byte"):
+        run = tmp_path / tokenizer
+        made = llamita("train", tiny_text, "--run", run, *TINY, "--training.steps", 0, "--tokenizer.kind", tokenizer)
+        assert made.code == 0, made.err
+        refused = llamita("export", "gguf", run, tmp_path / "it.gguf")
+        assert refused.code == 1 and "--tokenizer.kind bpe" in refused.err
     for config, kind, told in (
         (tiny_config(positions="none"), "f16", "--model.positions rope"),
         (tiny_config(ffn_dim=40), "q8_0", "ffn_dim is 40.*--type f16"),
