@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llamita.config import ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
-from llamita.kernels import cross_entropy
-from llamita.model import transformer
+from llamita.config import ModelConfig, OptimizerConfig, Precision, RunConfig, TrainingConfig
+from llamita.kernels import joint
+from llamita.model import loss, transformer
+from llamita.model.attention import load_varlen
 from llamita.model.transformer import LLaMaTransformer
 from llamita.training import evaluate
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import DeviceBatch, document_starts
 from llamita.training.guard import Guard
-from llamita.training.loop import train_step
+from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer
 
 LR, BETAS, EPS, CLIP = 3e-4, (0.9, 0.95), 1e-8, 1.0
@@ -63,7 +64,7 @@ class Candidate:
     step: Step
 
 
-def configured(shape: Shape, device: str) -> RunConfig:
+def configured(shape: Shape, device: str, precision: Precision = "bf16") -> RunConfig:
     """llamita's configuration of a shape."""
     model = ModelConfig(
         vocab_size=shape.vocab_size,
@@ -77,7 +78,7 @@ def configured(shape: Shape, device: str) -> RunConfig:
         embedding_std=15.36 / shape.n_embd,  # at which the table's rate is that of the matrices
     )
     optimizer = OptimizerConfig(lr=LR, table_lr_ratio=1.0, betas=BETAS, eps=EPS, weight_decay=0.0, clip=CLIP)
-    training = TrainingConfig(steps=1, device="cuda" if device == "cuda" else "cpu", precision="bf16", compile=True)
+    training = TrainingConfig(steps=1, device="cuda" if device == "cuda" else "cpu", precision=precision, compile=True)
     return RunConfig(model=model, optimizer=optimizer, training=training)
 
 
@@ -92,10 +93,11 @@ def initial(shape: Shape) -> LLaMaTransformer:
     return model
 
 
-def llamita(shape: Shape, device: str, documents: int | None = None) -> Candidate:
+def llamita(shape: Shape, device: str, documents: int | None = None, precision: Precision = "bf16") -> Candidate:
     """The library's own step, with its guard; documents of this mean length see no other."""
-    config = configured(shape, device)
+    config = configured(shape, device, precision)
     model = initial(shape).to(device)
+    make_ready(model, config)
     optimizer = build_optimizer(model, config.optimizer)
     guard, loss = Guard(torch.device(device), config.training.max_z_score), loss_function(config.training)
 
@@ -112,6 +114,7 @@ def numbered(rows: int, seq_len: int, mean: int, device: str) -> tuple[Tensor, T
     """Numbers and starts of documents of random lengths, as `to_device` would give them."""
     draw = np.random.default_rng(0)
     numbers = np.cumsum(draw.random((rows, seq_len)) < 1 / mean, axis=1)
+    load_varlen()
     starts = torch.from_numpy(document_starts(numbers)).to(device) if device == "cuda" else None
     return torch.from_numpy(numbers).to(device), starts
 
@@ -180,8 +183,8 @@ def hf_names(model: LLaMaTransformer) -> Iterator[tuple[str, Tensor]]:
             )
 
 
-def litgpt(shape: Shape, device: str) -> Candidate:
-    """litgpt's GPT, compiled, with the loss of its pretraining."""
+def litgpt(shape: Shape, device: str, as_it_pretrains: bool = False) -> Candidate:
+    """litgpt's GPT and its loss in one graph; or the model compiled alone and the loss in chunks, as it pretrains."""
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
@@ -206,6 +209,10 @@ def litgpt(shape: Shape, device: str) -> Candidate:
     model = GPT(config)
     model.load_state_dict(litgpt_weights(initial(shape)), strict=False)
     model = model.to(device)
+
+    if as_it_pretrains:
+        compiled = torch.compile(model, dynamic=False)
+        return rival(model, device, lambda inputs, targets: chunked_cross_entropy(compiled(inputs), targets))
 
     def whole(inputs: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = chunked_cross_entropy(model(inputs), targets, chunk_size=0)
@@ -238,7 +245,11 @@ def _without_bf16_stream() -> None:
 
 
 def _without_kernel() -> None:
-    cross_entropy.usable = lambda _: False
+    loss.usable = lambda _: False
+
+
+def _without_joint_products() -> None:
+    joint.usable = lambda _: False
 
 
 def _without_starts() -> None:
@@ -254,7 +265,14 @@ def _without_compilation() -> None:
 TRICKS: dict[str, Callable[[], None]] = {
     "bf16-stream": _without_bf16_stream,
     "loss-kernel": _without_kernel,
+    "joint-products": _without_joint_products,
     "document-starts": _without_starts,
     "compilation": _without_compilation,
 }
-CANDIDATES: dict[str, Callable[[Shape, str], Candidate]] = {"llamita": llamita, "hf": hf, "litgpt": litgpt}
+CANDIDATES: dict[str, Callable[[Shape, str], Candidate]] = {
+    "llamita": llamita,
+    "fp8": partial(llamita, precision="fp8"),
+    "hf": hf,
+    "litgpt": litgpt,
+    "litgpt-pretrain": partial(litgpt, as_it_pretrains=True),
+}

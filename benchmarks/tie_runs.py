@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from llamita.config import DeviceName, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+from llamita.config import DeviceName, ModelConfig, OptimizerConfig, Precision, RunConfig, TrainingConfig
 from llamita.model.block import DecoderBlock
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.shards import Corpus
-from llamita.training.evaluate import DeviceBatch, batch_loss, evaluate
+from llamita.training.compiling import loss_function
+from llamita.training.evaluate import DeviceBatch, evaluate
 from llamita.training.guard import Guard
 from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer, check_tie
@@ -51,6 +52,7 @@ class Job:
 
     name: str
     seed: int = 0
+    precision: Precision = "bf16"
     steps: int = 500
     n_embd: int = 768
     n_layers: int = 12
@@ -61,7 +63,7 @@ class Job:
     @property
     def graph(self) -> str:
         """What a compiled graph depends on."""
-        return json.dumps([self.n_embd, self.n_layers, self.model], sort_keys=True)
+        return json.dumps([self.n_embd, self.n_layers, self.model, self.precision], sort_keys=True)
 
     def config(self, device: DeviceName) -> RunConfig:
         """The run's configuration."""
@@ -69,7 +71,7 @@ class Job:
         model = ModelConfig(vocab_size=VOCAB_SIZE, multiple_of=256, max_seq_len=SEQ_LEN, **shape, **self.model)
         given = {**pick_rates(self.n_embd, VOCAB_SIZE, self.steps), "min_lr_ratio": 0.1}
         optimizer = OptimizerConfig(**{**given, **self.optimizer})
-        training = TrainingConfig(steps=self.steps, batch_size=ROWS, device=device, precision="bf16")
+        training = TrainingConfig(steps=self.steps, batch_size=ROWS, device=device, precision=self.precision)
         return RunConfig(model=model, optimizer=optimizer, training=training)
 
 
@@ -121,7 +123,13 @@ def suites() -> dict[str, list[Job]]:
             ("warm-up 300", {"warmup_steps": 300}),
         )
     ]
-    return {"gap": gap, "sweep": sweep, "bars": bars, "transfer": transfer}
+    precision = [
+        Job(f"{name} {n_embd}", seed=seed, steps=steps, n_embd=n_embd, n_layers=n_layers, precision=name)
+        for seed in (0, 1, 2)
+        for n_embd, n_layers, steps, names in ((2048, 6, 300, ("bf16", "fp8")), (768, 12, 500, ("fp32", "bf16")))
+        for name in names
+    ]
+    return {"gap": gap, "sweep": sweep, "bars": bars, "transfer": transfer, "precision": precision}
 
 
 # Of those tried at 60 M tokens (docs/log.md, 2026-11-27).
@@ -139,8 +147,9 @@ class Workshop:
 def workshop(job: Job, device: str) -> Workshop:
     """Build and compile for a job's graph."""
     kind: DeviceName = "cpu" if device == "cpu" else "cuda"
-    compiled = batch_loss if kind == "cpu" else torch.compile(batch_loss, dynamic=False)
-    return Workshop(LLaMaTransformer(job.config(kind).model).to(device), compiled)
+    config = job.config(kind)
+    loss = loss_function(replace(config.training, compile=kind != "cpu"))
+    return Workshop(LLaMaTransformer(config.model).to(device), loss)
 
 
 @torch.no_grad()

@@ -115,6 +115,7 @@ def serve(
     """Measure a round whenever asked; an exception ends it."""
     torch.set_float32_matmul_precision("high")
     CANDIDATES["llamita"] = ours = partial(llamita, documents=documents)
+    CANDIDATES["fp8"] = partial(ours, precision="fp8")
     if (trick := name.removeprefix("without ")) in TRICKS:
         TRICKS[trick]()
         CANDIDATES[name] = ours
@@ -136,7 +137,7 @@ def main() -> None:
     """Start the candidates one after the other, then let them take turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="124m")
-    parser.add_argument("--against", default="litgpt,hf", help="rivals, with commas; none: an empty string")
+    parser.add_argument("--against", default="litgpt,hf", help="rivals, with commas; fp8 is llamita in it")
     parser.add_argument("--without", default="", help=f"llamita without tricks, too: {', '.join(TRICKS)} or all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="in a round")

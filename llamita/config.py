@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from llamita.checks import at_most, chosen, positive, require
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp8"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 AttentionKernel = Literal["auto", "torch", "cudnn", "flash", "efficient", "math"]
 TokenizerKind = Literal["bpe", "word", "char", "byte"]
@@ -207,7 +207,8 @@ class TrainingConfig:
     goes back to its last checkpoint, `max_rewinds` times. `deterministic` makes a GPU give the same bits every time.
     `preflight` is what becomes of a start that can't be learned from. The first `recompute_layers` blocks keep nothing
     for the backward pass, which computes them again: less memory, more time. `attention` is the kernel that a GPU
-    uses; "torch" leaves it to torch.
+    uses; "torch" leaves it to torch. `precision` is what matrix products compute in; "fp8" does so in the decoder
+    blocks alone, while training on a GPU that can, and is bf16 elsewhere.
     """
 
     steps: int = 1000
@@ -278,3 +279,17 @@ class RunConfig:
     def tokens_per_step(self) -> int:
         """Positions that one optimizer step looks at."""
         return self.training.batch_size * self.model.max_seq_len
+
+    def __post_init__(self) -> None:
+        if self.training.precision != "fp8":
+            return
+        model, training = self.model, self.training
+        sizes = {
+            "model.n_embd": model.n_embd,
+            "model.ffn_dim": model.ffn_dim,
+            "model.n_heads x model.head_dim": model.n_heads * model.head_dim,
+            "model.n_kv_heads x model.head_dim": model.n_kv_heads * model.head_dim,
+            "training.micro_batch_size x model.max_seq_len": training.micro_batch_size * model.max_seq_len,
+        }
+        for name, size in sizes.items():
+            require(size % 16 == 0, f"{name} ({size}) must be a multiple of 16 for --precision fp8; bf16 takes any")

@@ -82,6 +82,24 @@ def test_every_number_of_the_configuration_has_values_that_are_impossible() -> N
 
 
 @pytest.mark.parametrize(
+    ("dotted", "value", "told"),
+    [
+        ("model.n_embd", 72, "model.n_embd (72)"),
+        ("model.ffn_dim", 200, "model.ffn_dim (200)"),
+        ("model.n_kv_heads", 1, "model.n_kv_heads x model.head_dim (24)"),
+        ("training.micro_batch_size", 3, "training.micro_batch_size x model.max_seq_len (99)"),
+    ],
+)
+def test_fp8_takes_sizes_that_a_gpus_products_can(dotted: str, value: int, told: str) -> None:
+    fits = {"model.n_embd": 96, "model.n_heads": 4, "model.ffn_dim": 192, "model.max_seq_len": 33}
+    sizes = fits | {"training.micro_batch_size": 16, "training.batch_size": 48, dotted: value}
+    stack = [layers.from_dotted("", {"model.vocab_size": 64, **sizes})]
+    layers.build(layers.merge(stack)[0])
+    with pytest.raises(UsageError, match=re.escape(f"{told} must be a multiple of 16 for --precision fp8")):
+        layers.build(layers.merge([*stack, layers.from_dotted("", {"training.precision": "fp8"})])[0])
+
+
+@pytest.mark.parametrize(
     ("dotted", "value"), [(dotted, value) for dotted, values in IMPOSSIBLE.items() for value in values]
 )
 def test_an_impossible_value_is_refused_by_name(dotted: str, value: float) -> None:

@@ -99,7 +99,7 @@ def _share(found: Measured, flops: float) -> str:
     return f"{found.flops_per_second / flops:.0%}"
 
 
-_MUCH_IDLE, _HEAD, _SMALL_BATCH = 0.15, 0.4, 8192
+_MUCH_IDLE, _HEAD, _SMALL_BATCH, _LARGE = 0.15, 0.4, 8192, 500_000_000
 
 
 def advice(config: RunConfig, found: Measured) -> list[str]:
@@ -113,6 +113,8 @@ def advice(config: RunConfig, found: Measured) -> list[str]:
         hints.append("--training.compile: kernels that are fused move less memory")
     if training.precision == "fp32" and training.device == "cuda":
         hints.append("--precision bf16: products run several times as fast")
+    if training.precision == "bf16" and training.device == "cuda" and products > _LARGE:
+        hints.append("--precision fp8: products of models of about 1 B take less time so; compare the losses")
     idle = found.shares.get(IDLE, 0.0)
     if idle > _MUCH_IDLE:
         more = "more rows at a time (--training.micro-batch-size)" if rows < _SMALL_BATCH else "--training.compile"

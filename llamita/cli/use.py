@@ -78,7 +78,7 @@ def generate(
     model, tokenizer = opened.model(checkpoint, hardware.device), opened.tokenizer()
     torch.set_num_threads(hardware.threads)
     wanted = precision or ("fp32" if hardware.device == "cpu" else hardware.precision)
-    if wanted == "bf16" or (wanted == "auto" and hardware.precision == "bf16"):
+    if wanted in ("bf16", "fp8") or (wanted == "auto" and hardware.precision == "bf16"):
         model = model.to(torch.bfloat16)
     sampling = Sampling(
         temperature=0.0 if greedy else temperature,

@@ -1,8 +1,5 @@
 """Cross entropy that leaves the gradient where the logits were: each is read from memory once, and written once."""
 
-import logging
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,36 +10,9 @@ try:
 except ImportError:  # on a machine without a GPU that Triton knows
     triton = None
 
-_log = logging.getLogger(__name__)
-
 _IGNORE = -100
 # Fastest of 20 pairs with 16,384 to 131,072 columns on an H200 (docs/log.md, 2026-11-27).
 _COLUMNS_AT_A_TIME, _WARPS = 8192, 8
-
-_works: bool | None = None  # once it was tried
-
-
-def try_out() -> bool:
-    """Whether the kernel compiles and runs on this machine's GPU: without a C compiler, say, it doesn't. Tried once."""
-    global _works
-    if _works is None:
-        _works = False
-        if triton is not None and torch.cuda.is_available():
-            try:
-                logits, targets = torch.zeros(1, 8, device="cuda"), torch.zeros(1, dtype=torch.long, device="cuda")
-                losses_into_gradients(logits, targets, 8)
-                _works = True
-            except Exception as error:
-                _log.warning("the loss goes without its Triton kernel, which doesn't run here: %s", error)
-    return _works
-
-
-def usable(x: Tensor) -> bool:
-    """Whether the kernel runs where x is."""
-    if not x.is_cuda:
-        return False
-    # Nothing can be tried in the middle of a graph; `loss_function` does it before.
-    return bool(_works) if torch.compiler.is_compiling() else try_out()
 
 
 def losses_into_gradients(
@@ -72,15 +42,15 @@ if triton is not None:
 
     @triton.jit
     def _losses_into_gradients(
-        logits: Any,
-        targets: Any,
-        losses: Any,
-        stride: Any,
-        columns: Any,
-        readable: Any,
+        logits,
+        targets,
+        losses,
+        stride,
+        columns,
+        readable,
         IGNORE: tl.constexpr,
         AT_A_TIME: tl.constexpr,
-    ) -> None:
+    ):
         row = tl.program_id(0).to(tl.int64)
         logits += row * stride
         highest = float("-inf")

@@ -1,6 +1,8 @@
 """Grouped-query self-attention: each position mixes the values of those before it."""
 
+import functools
 import importlib
+import inspect
 from typing import Any
 
 import torch
@@ -9,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llamita.kernels import joint
 from llamita.model.kv_cache import KVCache
+from llamita.model.linear import Linear
 from llamita.model.norm import RMSNorm
 from llamita.model.rope import rotate
 
@@ -32,10 +36,10 @@ class CausalSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.q_proj = nn.Linear(dim, n_heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(dim, n_kv_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(dim, n_kv_heads * head_dim, bias=False)
-        self.o_proj = nn.Linear(n_heads * head_dim, dim, bias=False)
+        self.q_proj = Linear(dim, n_heads * head_dim)
+        self.k_proj = Linear(dim, n_kv_heads * head_dim)
+        self.v_proj = Linear(dim, n_kv_heads * head_dim)
+        self.o_proj = Linear(n_heads * head_dim, dim)
         self.q_norm = RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
         self.k_norm = RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
 
@@ -49,17 +53,25 @@ class CausalSelfAttention(nn.Module):
         mask: Mask | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """Each position's update; `mask` says which positions it may look at (default: all before it)."""
+        if joint.usable(x) and self.q_norm is None and rope is not None:
+            weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+            q, k, v = joint.turned_heads(x, *weights, rope, fp8=self.q_proj.fp8)
+        else:
+            q, k, v = self._heads(x, rope)
+        if cache is not None:
+            k, v = cache.update(layer, k.to(cache.keys.dtype), v.to(cache.values.dtype))
+        y = attend(q.transpose(1, 2), k.transpose(1, 2).to(q.dtype), v.transpose(1, 2).to(q.dtype), mask)
+        update: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
+        return update
+
+    def _heads(self, x: Float[Tensor, "batch seq dim"], rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        if cache is not None:
-            k, v = cache.update(layer, k.to(cache.keys.dtype), v.to(cache.values.dtype))
-        y = attend(q.transpose(1, 2), k.transpose(1, 2).to(q.dtype), v.transpose(1, 2).to(q.dtype), mask)
-        update: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
-        return update
+        return q, k, v
 
 
 def attend(
@@ -71,7 +83,7 @@ def attend(
     """softmax(q k^T / sqrt(dim)) v over no later positions, and of those before only where a mask allows."""
     group = q.shape[1] // k.shape[1]
     if mask is not None and mask.dim() == 1:
-        return _within_documents(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
+        return _within_documents(q, k, v, mask)
     if q.requires_grad and q.device.type == "cpu" and q.shape[2] == k.shape[2] <= _CPU_SCORES_MAX_SEQ:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         mixed: Tensor = _CpuAttention.apply(q, k, v, mask)
@@ -96,13 +108,16 @@ def load_varlen() -> None:
     """Load what documents told by their starts need, and few others: its import takes seconds, for torch's compiler."""
     global varlen_attn
     if varlen_attn is None:
-        varlen_attn = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+        attend = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+        # Before torch 2.12 groups of heads needn't be announced, and can't be.
+        grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(attend).parameters else {}
+        varlen_attn = functools.partial(attend, **grouped)
 
 
 def _within_documents(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor:
     """Attention of documents that lie one after another, by a kernel that skips what lies between them."""
     batch, heads, seq, dim = q.shape
-    q, k, v = (x.transpose(1, 2).reshape(batch * seq, heads, dim) for x in (q, k, v))
+    q, k, v = (x.transpose(1, 2).reshape(batch * seq, -1, dim) for x in (q, k, v))
     mixed = varlen_attn(q, k, v, starts, starts, seq, seq, window_size=(-1, 0))
     assert isinstance(mixed, Tensor)
     return mixed.view(batch, seq, heads, dim).transpose(1, 2)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llamita.kernels import cross_entropy
+from llamita.kernels.probe import usable
 
 IGNORE = -100
 
@@ -38,7 +39,7 @@ def hidden_loss(
 ) -> Float[Tensor, ""]:
     """next_token_loss of hidden @ weight[:rows].T, in chunks where that pays: the logits never exist as a whole."""
     rows = weight.shape[0] if rows is None else rows
-    by_kernel = cross_entropy.usable(hidden)
+    by_kernel = usable(hidden)
     on_cpu = not by_kernel and hidden.device.type == "cpu" and not torch.compiler.is_compiling()
     if not torch.is_grad_enabled():
         return token_losses(hidden, weight[:rows], targets).sum() / tokens
@@ -77,7 +78,7 @@ class _ChunkedLoss(torch.autograd.Function):
         table = weight.to(hidden.dtype)
         grad_weight = torch.zeros_like(weight)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        on_gpu = cross_entropy.usable(hidden)
+        on_gpu = usable(hidden)
         size = _device_chunk(len(hidden), len(table)) if on_gpu else max(_CHUNK_VALUES // len(table), 1)
         grads = []
         for some, wanted in zip(hidden.split(size), targets.split(size), strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from llamita.config import TrainingConfig
-from llamita.kernels import cross_entropy
+from llamita.kernels import probe
 from llamita.training.evaluate import batch_loss
 from llamita.training.loop import LossFunction
 
@@ -31,7 +31,7 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     """batch_loss, compiled if the config asks for it and this machine can."""
     if not training.compile or why_not_compiled(training.device):
         return batch_loss
-    cross_entropy.try_out()
+    probe.try_out()
     folder = cache_folder()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

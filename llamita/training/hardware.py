@@ -8,6 +8,7 @@ import torch
 
 from llamita.config import DeviceName, Precision
 from llamita.errors import UsageError
+from llamita.kernels import probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ def choose_hardware(device: DeviceName, precision: Precision) -> Hardware:
         raise UsageError(f"--device {device}: this machine has none that torch can use; there are: {there}")
     if precision == "auto":
         precision = "bf16" if _computes_bf16(device) else "fp32"
+    if precision == "fp8" and (lacking := _why_not_fp8(device)):
+        raise UsageError(f"--precision fp8 needs {lacking}; --precision bf16 does without")
     return Hardware(device, precision, _threads())
 
 
@@ -53,6 +56,16 @@ def _computes_bf16(device: DeviceName) -> bool:
     return False
 
 
+def _why_not_fp8(device: DeviceName) -> str | None:
+    """What fp8 lacks here, or None."""
+    if device != "cuda" or torch.cuda.get_device_capability() < (8, 9):
+        here = torch.cuda.get_device_name() if device == "cuda" else device
+        return f"an NVIDIA GPU of compute capability 8.9 or more (Ada, Hopper or later), and here is {here}"
+    if not probe.try_out():
+        return "Triton, whose kernels don't run here"
+    return None
+
+
 def _threads() -> int:
     """Cores that this process may use, as far as torch would use them by itself."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -61,6 +74,6 @@ def _threads() -> int:
 
 def autocast(device: str, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """The context in which matrix products compute in the run's precision."""
-    if precision == "bf16":
+    if precision in ("bf16", "fp8"):
         return torch.autocast(device, dtype=torch.bfloat16)
     return contextlib.nullcontext()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llamita.config import RunConfig
+from llamita.model.linear import Linear
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batches, Position
 from llamita.text.shards import Corpus
@@ -74,6 +75,9 @@ def make_ready(model: LLaMaTransformer, config: RunConfig) -> None:
     model.train()
     model.embeddings.grad_scale = config.optimizer.input_grad_scale
     model.recompute_layers = config.training.recompute_layers
+    for module in model.decoder_blocks.modules():
+        if isinstance(module, Linear):
+            module.fp8 = config.training.precision == "fp8"
 
 
 def train_step(

@@ -38,39 +38,60 @@ def flops_per_token(config: ModelConfig) -> int:
 
 
 def training_memory(config: RunConfig) -> int:
-    """Estimated bytes at the peak of a training step, without what Python and torch need themselves.
-
-    Weights, gradients and two moments in fp32; a bf16 copy of the matrices; what each layer keeps for the
-    backward pass; a chunk of the logits, and on a CPU the copy that is saved while training goes on.
-    """
+    """Estimated bytes at the peak of a training step, without what Python and torch need themselves."""
+    if config.training.device == "cpu":
+        return _cpu_memory(config)
     model, training = config.model, config.training
+    tokens, item = training.micro_batch_size * model.max_seq_len, _item(config)
     parameters = sum(count_parameters(model).values())
-    item = 2 if training.precision == "bf16" else 4
-    on_cpu = training.device == "cpu"
-    tokens = training.micro_batch_size * model.max_seq_len
-    again = min(training.recompute_layers, model.n_layers)
-    kept = _bytes_per_layer(config, item, on_cpu)
-    # Of blocks that are computed again only their inputs are kept, but for the one that is at it.
-    layers = (model.n_layers - again) * kept + again * tokens * item * model.n_embd + (kept if again else 0)
-    weights = 16 * parameters + (item * parameters if item == 2 else 0)
-    if on_cpu:
-        return weights + 12 * parameters + layers + 8 * min(tokens * model.vocab_size, 1 << 20)
-    chunk = max(tokens * model.vocab_size // DEVICE_CHUNKS, min(tokens * model.vocab_size, DEVICE_CHUNK_VALUES))
-    gradients = 3 * item * tokens * model.ffn_dim  # of the feed-forward network that the backward pass is at
-    return weights + layers + gradients + item * chunk + (4 + item) * model.vocab_size * model.n_embd
+    # Weights and two moments in fp32, and a copy that products take. Gradients come as activations go.
+    weights = (12 + (1 if training.precision == "fp8" else item)) * parameters
+    logits = max(tokens * model.vocab_size // DEVICE_CHUNKS, min(tokens * model.vocab_size, DEVICE_CHUNK_VALUES))
+    feed_forward = 3 * tokens * model.ffn_dim  # gradients of the network that the backward pass is at
+    ends = 4 * item * tokens * model.n_embd + (4 + item) * model.vocab_size * model.n_embd
+    return weights + _layers(config, _kept_on_gpu(config)) + item * max(logits, feed_forward) + ends
 
 
-def _bytes_per_layer(config: RunConfig, item: int, on_cpu: bool) -> int:
-    """What a layer keeps for the backward pass."""
-    model, rows = config.model, config.training.micro_batch_size
+def _cpu_memory(config: RunConfig) -> int:
+    """The same on a CPU: with gradients, and the copy of weights and moments that is saved while training goes on."""
+    model, training = config.model, config.training
+    tokens, item = training.micro_batch_size * model.max_seq_len, _item(config)
+    parameters = sum(count_parameters(model).values())
+    weights = (16 + 12 + (item if item == 2 else 0)) * parameters
     heads, kv_heads = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
-    if not on_cpu:
-        # The stream before and after attention, both normalised; queries and what they found, keys, values; gate, up.
-        values = 4 * model.n_embd + 2 * heads + 2 * kv_heads + 2 * model.ffn_dim
-        return rows * model.max_seq_len * item * values
-    per_token = 4 * 4 * model.n_embd + item * (4 * model.n_embd + 3 * heads + 2 * kv_heads + 4 * model.ffn_dim)
-    scores = item * rows * model.n_heads * model.max_seq_len**2 if model.max_seq_len <= 512 else 0
-    return rows * model.max_seq_len * per_token + scores
+    kept = 4 * 4 * model.n_embd + item * (4 * model.n_embd + 3 * heads + 2 * kv_heads + 4 * model.ffn_dim)
+    scores = item * model.n_heads * model.max_seq_len if model.max_seq_len <= 512 else 0
+    return weights + _layers(config, kept + scores) + 8 * min(tokens * model.vocab_size, 1 << 20)
+
+
+def _item(config: RunConfig) -> int:
+    """Bytes of a value that products compute with, as far as it is stored."""
+    return 4 if config.training.precision == "fp32" else 2
+
+
+def _layers(config: RunConfig, kept: int) -> int:
+    """What all layers keep for the backward pass, of so many bytes each a token."""
+    model, training = config.model, config.training
+    again = min(training.recompute_layers, model.n_layers)
+    # Of blocks that are computed again only their inputs are kept, but for the one that is at it.
+    inputs = again * _item(config) * model.n_embd + (kept if again else 0)
+    return training.micro_batch_size * model.max_seq_len * ((model.n_layers - again) * kept + inputs)
+
+
+def _kept_on_gpu(config: RunConfig) -> int:
+    """Bytes a token that a layer keeps on a GPU."""
+    model, item = config.model, _item(config)
+    heads, kv_heads = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+    # The stream before and after attention; queries, keys, values and what they found; gates and ups.
+    values = 2 * model.n_embd + 2 * heads + 2 * kv_heads + 2 * model.ffn_dim
+    # What products took: the stream normalised twice, what attention found, what the gates let through.
+    if config.training.precision == "fp8":
+        factors = 2 * model.n_embd + heads + model.ffn_dim
+    else:
+        factors = item * (2 * model.n_embd + model.ffn_dim)
+    # Without a compiler both norms keep their input in fp32.
+    wide = 0 if config.training.compile else 2 * 4 * model.n_embd
+    return item * values + factors + wide
 
 
 @torch.enable_grad()
@@ -99,7 +120,7 @@ def _probed_seconds(config: RunConfig) -> float:
         return y.float().sum()
 
     def head() -> torch.Tensor:
-        return hidden_loss(x.to(torch.bfloat16) if training.precision == "bf16" else x, table, targets, tokens=1)
+        return hidden_loss(x if training.precision == "fp32" else x.to(torch.bfloat16), table, targets, tokens=1)
 
     def timed(work: object) -> float:
         best = float("inf")

@@ -52,7 +52,7 @@ _KINDS = {
     "optimizer, clipping": ("multi_tensor_apply", "adamw", "Optimizer", "foreach", "lpnorm"),
     "copies": ("memcpy", "memset", "aten::copy_", "aten::_to_copy"),
 }
-_REST = "norms, SwiGLU, rotations, sums"
+_REST = "norms, SwiGLU, rotations, casts, sums"
 IDLE = "nothing, or Python"
 
 
@@ -154,10 +154,10 @@ def measure(
         start_seconds = time.perf_counter() - began
         rounds = _rounds(trial, seconds, progress)
         peak = _memory(training.device, peak=True) - before
-        shares = _shares(trial, trace)
+        step = statistics.median(rounds)
+        shares = _shares(trial, step, trace)
         del trial
         product = product_speed(training.device, training.precision)
-    step = statistics.median(rounds)
     return Measured(
         device=torch.cuda.get_device_name() if training.device == "cuda" else training.device,
         precision=training.precision,
@@ -208,8 +208,8 @@ def _rounds(trial: Trial, seconds: float, progress: Progress | None) -> list[flo
     return rounds
 
 
-def _shares(trial: Trial, trace: Path | None) -> dict[str, float]:
-    """What a step is spent on, in parts of it, the largest first."""
+def _shares(trial: Trial, seconds: float, trace: Path | None) -> dict[str, float]:
+    """What a step of so many seconds is spent on, in parts of it, the largest first."""
     on_gpu = trial.config.training.device == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with _stderr_closed(), profile(activities=activities) as found:
@@ -224,12 +224,12 @@ def _shares(trial: Trial, trace: Path | None) -> dict[str, float]:
             raise UserError(f"{trace}: can't be written; give a file in a folder of yours")
     spent: dict[str, float] = {}
     for event in found.key_averages():
-        kernel = event.device_type.name == "CUDA"
         micros = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if micros and kernel == on_gpu and not event.is_user_annotation:
+        if micros and (event.device_type.name == "CUDA") == on_gpu and not event.is_user_annotation:
             kind = kind_of(event.key)
             spent[kind] = spent.get(kind, 0.0) + micros / 1e6
-    # Operators on a CPU are timed in the thread that calls them, so what is left is Python's.
+    # What operators on a CPU leave is Python's; on a GPU, watching slows those who start kernels, and not these.
+    wall = _PROFILED_STEPS * seconds if on_gpu else wall
     spent[IDLE] = max(wall - sum(spent.values()), 0.0)
     total = max(wall, sum(spent.values()))
     return {kind: part / total for kind, part in sorted(spent.items(), key=lambda item: -item[1])}
@@ -257,7 +257,7 @@ def kind_of(name: str) -> str:
 
 def product_speed(device: DeviceName, precision: Precision) -> float:
     """Operations a second of one large matrix product in this precision, the best of a few."""
-    side, dtype = _SIDE[device], torch.bfloat16 if precision == "bf16" else torch.float32
+    side, dtype = _SIDE[device], torch.float32 if precision == "fp32" else torch.bfloat16
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):

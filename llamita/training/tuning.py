@@ -126,7 +126,7 @@ def attention_seconds(config: RunConfig) -> dict[AttentionKernel, float]:
     model, training = config.model, config.training
     rows = max(min(training.micro_batch_size, _PROBED_TOKENS // model.max_seq_len), 1)
     on_gpu = training.device == "cuda"
-    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    dtype = torch.float32 if training.precision == "fp32" else torch.bfloat16
     shapes = [(rows, model.max_seq_len, heads, model.head_dim) for heads in (model.n_heads, *2 * (model.n_kv_heads,))]
     found: dict[AttentionKernel, float] = {}
     with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), warnings.catch_warnings():

@@ -66,7 +66,7 @@ def test_the_loss_by_the_kernel_teaches_what_the_plain_one_does(
     monkeypatch.setattr("llamita.model.loss.DEVICE_CHUNK_VALUES", chunk_values)
     found = {}
     for by_kernel in (True, False):
-        monkeypatch.setattr(cross_entropy, "usable", lambda _, use=by_kernel: use)
+        monkeypatch.setattr("llamita.model.loss.usable", lambda _, use=by_kernel: use)
         leaves = [x.to(DEVICE).requires_grad_() for x in (hidden, weight)]
         loss = hidden_loss(*leaves, targets.to(DEVICE), tokens=560, rows=130 - silent)
         loss.backward()

@@ -23,6 +23,13 @@ def test_what_is_asked_for_is_taken(precision: Precision) -> None:
     assert (chosen.device, chosen.precision) == ("cpu", precision)
 
 
+def test_fp8_is_refused_without_a_gpu_that_has_it() -> None:
+    with pytest.raises(
+        UsageError, match=r"--precision fp8 needs an NVIDIA GPU .* 8\.9 .*here is cpu; --precision bf16"
+    ):
+        choose_hardware("cpu", "fp8")
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_device_that_is_not_there_is_refused_by_name(device: DeviceName) -> None:
     if {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:
@@ -35,7 +42,9 @@ def test_threads_are_no_more_than_torch_would_use() -> None:
     assert choose_hardware("cpu", "auto").threads <= torch.get_num_threads()
 
 
-@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp8", torch.bfloat16)]
+)
 def test_matrix_products_compute_in_the_chosen_precision(precision: Precision, expected: torch.dtype) -> None:
     one = torch.ones(2, 2)
     with autocast("cpu", precision):

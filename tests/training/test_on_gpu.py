@@ -1,20 +1,27 @@
-"""On a GPU with deterministic algorithms a run is part of it, left, and resumed, to the last bit."""
+"""What only a GPU shows: runs resumed to the last bit, steps that never wait, kernels beside plain operations."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from llamita.errors import UsageError
+from llamita.kernels import probe
+from llamita.model.attention import attend, document_mask, load_varlen
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
-from llamita.training.evaluate import DeviceBatch
+from llamita.training.compiling import loss_function
+from llamita.training.evaluate import DeviceBatch, document_starts
 from llamita.training.events import Evaluated
 from llamita.training.guard import Guard
-from llamita.training.loop import StepMetrics, train_step
+from llamita.training.hardware import choose_hardware
+from llamita.training.loop import StepMetrics, make_ready, train_step
 from llamita.training.optimizer import build_optimizer
 from llamita.training.session import Session
+from llamita.training.tuning import attention_seconds, find_micro_batch, seconds_per_token
 from tests.training.tiny_runs import checkpoint_bytes, small_config, small_run, trained
 
 TEXT = Path(__file__).parents[1] / "data" / "tiny.txt"
@@ -66,3 +73,114 @@ def test_a_step_never_waits_for_the_gpu() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert guard.streak == 0
+
+
+def losses_of(steps: int, *, kernels: bool = True, **changes: Any) -> list[float]:
+    """Losses of a few steps on one batch."""
+    config = small_config(
+        **{"training__device": "cuda", "training__precision": "bf16", "model__n_embd": 128, "model__n_heads": 4}
+        | {"model__n_kv_heads": 2, "model__max_seq_len": 64, "optimizer__lr": 3e-3}
+        | changes
+    )
+    torch.manual_seed(0)
+    model = LLaMaTransformer(config.model).cuda()
+    make_ready(model, config)
+    optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
+    tokens = torch.randint(0, 64, (4, 65), device="cuda")
+    batch = [(DeviceBatch(tokens[:, :-1], tokens[:, 1:].contiguous(), None), 256)]
+    with pytest.MonkeyPatch.context() as patch:
+        if not kernels:
+            patch.setattr("llamita.kernels.joint.usable", lambda _: False)
+            patch.setattr("llamita.model.loss.usable", lambda _: False)
+        torch._dynamo.reset()
+        loss = loss_function(config.training)
+        return [train_step(model, optimizer, batch, config, guard, loss)[0].item() for _ in range(steps)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training__compile": True},
+        {"training__compile": True, "training__recompute_layers": 1},
+        {"training__precision": "fp32", "training__compile": True},
+        {"model__qk_norm": True, "training__compile": True},
+        {"model__tie_embeddings": False, "training__compile": True},
+    ],
+)
+def test_kernels_teach_what_plain_operations_do(changes: dict[str, Any]) -> None:
+    assert probe.try_out()
+    plain, ours = losses_of(25, kernels=False, **changes), losses_of(25, **changes)
+    assert plain[-1] < plain[0] - 1
+    assert max(abs(one - other) for one, other in zip(plain, ours, strict=True)) < 0.05
+    assert abs(plain[0] - ours[0]) < 0.002
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_fp8_learns_about_as_well(compiled: bool) -> None:
+    wide, narrow = (losses_of(25, training__precision=name, training__compile=compiled) for name in ("bf16", "fp8"))
+    assert narrow != wide and max(abs(one - other) for one, other in zip(wide, narrow, strict=True)) < 0.15
+
+
+@pytest.mark.gpu
+def test_fp8_is_refused_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_hardware("cuda", "fp8").precision == "fp8"
+    monkeypatch.setattr(probe, "try_out", lambda: False)
+    with pytest.raises(UsageError, match="Triton"):
+        choose_hardware("cuda", "fp8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    with pytest.raises(UsageError, match=r"8\.9"):
+        choose_hardware("cuda", "fp8")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_documents_told_by_their_starts_are_kept_apart_as_by_a_mask(kv_heads: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, heads, 64, 32, device="cuda", dtype=torch.bfloat16) for heads in (4, kv_heads, kv_heads))
+    numbers = np.cumsum(np.random.default_rng(0).random((3, 64)) < 0.1, axis=1)
+    load_varlen()
+    found = []
+    for told in (torch.from_numpy(numbers), torch.from_numpy(document_starts(numbers))):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        mixed = attend(*leaves, document_mask(told.cuda()))
+        mixed.square().sum().backward()
+        found.append([mixed.detach(), *(leaf.grad for leaf in leaves)])
+    for masked, started in zip(*found, strict=True):
+        torch.testing.assert_close(masked, started, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.gpu
+def test_the_stream_is_narrow_and_gradients_are_wide() -> None:
+    config = small_config(training__device="cuda", training__precision="bf16")
+    model = LLaMaTransformer(config.model).cuda()
+    tokens = torch.randint(0, 64, (2, 32), device="cuda")
+    seen: list[torch.dtype] = []
+    for block in model.decoder_blocks:
+        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    with torch.autocast("cuda", torch.bfloat16):
+        model(tokens).float().sum().backward()
+    assert set(seen) == {torch.bfloat16}
+    assert {weight.grad.dtype for weight in model.parameters() if weight.grad is not None} == {torch.float32}
+
+
+@pytest.mark.gpu
+def test_attention_is_picked_among_kernels_that_a_gpu_has() -> None:
+    config = small_config(
+        training__device="cuda", training__precision="bf16", model__n_embd=256, model__n_heads=4, model__max_seq_len=512
+    )
+    seconds = attention_seconds(config)
+    assert {"cudnn", "flash"} <= set(seconds) and "math" not in seconds
+    assert all(0 < one < 1 for one in seconds.values())
+
+
+@pytest.mark.gpu
+def test_a_micro_batch_is_found_by_trials_and_one_that_does_not_fit_is_none() -> None:
+    shape = {"model__n_embd": 256, "model__n_heads": 4, "model__max_seq_len": 256, "training__device": "cuda"}
+    config = small_config(**shape, training__precision="bf16", training__batch_size=8, training__micro_batch_size=4)
+    rows, tried = find_micro_batch(config, seconds_per_token)
+    assert rows in tried and 4 in tried and all(0 < one < 1 for one in tried.values())
+    many = {"training__batch_size": 1 << 16, "training__micro_batch_size": 1 << 16}
+    assert seconds_per_token(small_config(**shape | many, training__precision="bf16")) is None

@@ -16,7 +16,7 @@ from tests.training.tiny_runs import small_config
         ("nvjet_sm90_tst_256x128_64x4_1x2_h_bz_coopA_NNT", "matrix products"),
         ("void cublasLt::splitKreduce_kernel<32, 16, int, float, __nv_bfloat16>", "matrix products"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_26_64x64x64_1x4x1", "attention"),
-        ("triton_poi_fused__unsafe_view_mul_silu_5", "norms, SwiGLU, rotations, sums"),
+        ("triton_poi_fused__unsafe_view_mul_silu_5", "norms, SwiGLU, rotations, casts, sums"),
         ("triton_red_fused__log_softmax__to_copy_prepare_softmax_online_13", "loss"),
         ("_losses_into_gradients", "loss"),
         ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedOptimizer>", "optimizer, clipping"),
