@@ -12,7 +12,7 @@ from llamita.cli.settings import Settings
 from llamita.cli.stopping import Stopping, same_command
 from llamita.cli.train import train_session
 from llamita.config import RunConfig
-from llamita.errors import UsageError, command_line
+from llamita.errors import UsageError, UserError, command_line
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
 from llamita.training.hardware import choose_hardware
@@ -38,6 +38,8 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
         before = opened.config()
         config = _changed(opened, settings)
         begin = opened.beginning(checkpoint)
+        if opened.start is not None and not opened.data_folder.exists():
+            raise UserError(f"{run} came without text; train on with: llamita train TEXT --from {run} --run NEW")
         if begin is not None and begin.step >= config.training.steps:
             from_there = () if checkpoint is None else ("--checkpoint", checkpoint)
             more = "--training.steps", 2 * max(begin.step, config.training.steps)

@@ -27,6 +27,7 @@ from llamita.training.plan import make_plan
 from llamita.training.preflight import Preflight
 from llamita.training.prepare import Prepared, prepare_run
 from llamita.training.session import Session
+from llamita.training.start import Start
 
 _STEPS_TOLD = 5
 
@@ -35,6 +36,8 @@ def train(
     *sources: SourceName,
     run: Path | None = None,
     tokenizer: Annotated[Path | None, Parameter(name="--tokenizer")] = None,
+    start: Annotated[Path | None, Parameter(name="--from")] = None,
+    checkpoint: str | None = None,
     settings: Settings = Settings(),
     json: bool = False,
 ) -> None:
@@ -51,6 +54,10 @@ def train(
         The run's folder; default: runs/ and the name of the first source.
     tokenizer
         A tokenizer.json to use instead of training one.
+    start
+        A run, one that was imported say, whose weights, tokenizer and model training begins with.
+    checkpoint
+        best, latest or a step of that run; default: best.
     json
         Print one JSON object at the end instead of words.
     """
@@ -61,6 +68,10 @@ def train(
             f"{target} holds a run already; go on with it: {command_line('resume', target)}, or choose --run"
         )
     asked = settings.asked()
+    if checkpoint is not None and start is None:
+        raise UsageError(f"--checkpoint {checkpoint}: of which run? Name it with --from")
+    if tokenizer is not None and start is not None:
+        raise UsageError(f"--tokenizer: the weights of {start} have a tokenizer of their own; leave one of them out")
     if tokenizer is not None:
         asked.append(Layer("command line", {"tokenizer": {"file": str(tokenizer)}}))
     with Stopping(console, same_command()) as stopping:
@@ -71,6 +82,7 @@ def train(
                 asked,
                 lambda doing, done, total: line.show(f"{doing}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", done, total),
                 line.say,
+                None if start is None else Start.of(start, checkpoint or "best"),
             )
         stopping.go_on = command_line("resume", target)
         _describe_text(prepared, console)

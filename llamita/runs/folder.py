@@ -149,24 +149,35 @@ class Run:
         steps = ", ".join(str(item.step) for item in found)
         raise UsageError(f"--checkpoint {which}: not in {self.path}; there are best, latest, initial, {steps}")
 
+    @property
+    def start(self) -> Checkpoint | None:
+        """The weights that the run began with, if they were another run's: a checkpoint at step 0."""
+        return next((item for item in self.checkpoints() if item.step == 0), None)
+
+    def initial_model(self, config: RunConfig) -> LLaMaTransformer:
+        """The model before its first step: with the weights that the run began with, or those its seed gives it."""
+        start = self.start
+        return initial_model(config) if start is None else load_model(start, config.model)
+
     def beginning(self, which: str | None = None) -> Checkpoint | None:
         """The checkpoint that training goes on from, by default the newest; None is the model before its first step.
 
         UserError if there is no such one, or if what came last is damaged.
         """
         if which is not None:
-            return None if which == "initial" else self.checkpoint(which)
+            chosen = None if which == "initial" else self.checkpoint(which)
+            return chosen if chosen is not None and chosen.step else None
         found = self.checkpoints()
         reached = found[-1].step if found else -1
         if damaged := damaged_after(self.checkpoint_folder, reached):
             instead = reached if found else "initial"
             raise UserError(f"{damaged[-1]}: meta.json is missing or damaged; use --checkpoint {instead}")
-        return found[-1] if found else None
+        return found[-1] if reached > 0 else None
 
     def model(self, which: str = "best", device: str = "cpu") -> LLaMaTransformer:
         """The model of a checkpoint, in evaluation mode; "initial" is the model before its first step."""
         if which == "initial":
-            return initial_model(self.config()).to(device).eval()
+            return self.initial_model(self.config()).to(device).eval()
         model = load_model(self.checkpoint(which), self.config().model)
         return model.to(device).eval()
 

@@ -109,14 +109,14 @@ def _bytes(tensor: Tensor) -> memoryview:
 def prune_checkpoints(folder: Path, keep_last: int, keep_every: int | None = None) -> None:
     """Remove all but the newest `keep_last` checkpoints, the best one and those at multiples of `keep_every` steps.
 
-    Those saved while the guard was skipping steps don't count, but for the newest of all.
+    Those saved while the guard was skipping steps don't count, but for the newest of all. Step 0 is what began it.
     """
     found = checkpoints(folder)
     newest = [item.path for item in [item for item in found if not item.meta.get("streak")][-keep_last:] + found[-1:]]
     rated = [item for item in found if item.val_loss is not None]
     best = min(rated, key=lambda item: item.val_loss or 0.0, default=None)
     for item in found:
-        milestone = keep_every is not None and item.step % keep_every == 0
+        milestone = item.step == 0 or (keep_every is not None and item.step % keep_every == 0)
         if item.path not in newest and not milestone and (best is None or item.path != best.path):
             _remove(item.path)
 

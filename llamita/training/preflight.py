@@ -16,7 +16,7 @@ from llamita.config import ModelConfig, Precision, RunConfig
 from llamita.errors import UserError, command_line
 from llamita.model.loss import hidden_loss
 from llamita.model.transformer import LLaMaTransformer
-from llamita.runs.folder import Run, initial_model
+from llamita.runs.folder import Run
 from llamita.training.evaluate import DeviceBatch, targets_with_logit
 from llamita.training.hardware import autocast
 
@@ -124,12 +124,12 @@ def sound_start(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[RunCon
 
     UserError for a start that is broken, unless that is "warn".
     """
-    model, found = _measured(config, batch)
+    model, found = _measured(run, config, batch)
     if found.problems and config.training.preflight == "correct":
         chosen = {one.name: getattr(config.model, one.name) for one in fields(config.model)}
         kept = {name: value for name, value in chosen.items() if name not in ("embedding_std", "embedding_scale")}
         config = replace(config, model=ModelConfig(**kept))
-        model, found = _measured(config, batch)
+        model, found = _measured(run, config, batch)
     if found.problems and config.training.preflight != "warn":
         mend = command_line("resume", run.path, "--training.preflight", "correct")
         corrected = config.training.preflight == "correct"
@@ -141,8 +141,8 @@ def sound_start(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[RunCon
     return config, model, found
 
 
-def _measured(config: RunConfig, batch: DeviceBatch) -> tuple[LLaMaTransformer, Preflight]:
-    model = initial_model(config).to(config.training.device)
+def _measured(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[LLaMaTransformer, Preflight]:
+    model = run.initial_model(config).to(config.training.device)
     model.embeddings.grad_scale = config.optimizer.input_grad_scale
     return model, preflight(model, batch, config.training.precision)
 

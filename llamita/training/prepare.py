@@ -28,6 +28,7 @@ from llamita.training.preparation import (
     token_settings,
 )
 from llamita.training.sizes import hardware_layer, never_predicted, pick_sizes, pick_vocab_size, vocabulary_layer
+from llamita.training.start import Start
 from llamita.training.tuning import tuned
 
 # Called with what is being done, how much of it is done, and how much there is.
@@ -94,14 +95,17 @@ def prepare_run(
     asked: list[Layer],
     progress: Progress | None = None,
     notify: Notify = lambda _: None,
+    start: Start | None = None,
 ) -> Prepared:
-    """Make a run folder of sources (none: those of the settings) and partial settings.
+    """Make a run folder of sources (none: those of the settings) and partial settings, and of weights to start with.
 
     UserError for sources that can't be read and UsageError for settings that don't fit, before anything is
     written. config.toml comes last: a folder without it is no run yet. Interrupted at any moment, the same call
     goes on where it stood; with other sources or settings it begins anew, and says before that what differs.
     """
     sourced = [*asked, Layer("command line", {"data": {"sources": list(sources)}} if sources else {})]
+    if start is not None:
+        sourced.insert(0, start.layer())
     data, hardware = known_first(sourced)
     if not data.sources:
         raise UsageError("no text to train on; for example: llamita train book.txt")
@@ -111,8 +115,10 @@ def prepare_run(
         before, changes = load_preparation(target)
         text = read_text(data.sources, data.field, progress, before)
         rough_tokens = max(text.report.bytes // _ROUGH_BYTES_PER_TOKEN, 1)
-        vocab_size = pick_vocab_size(text.report.bytes, hardware.device)
+        vocab_size = pick_vocab_size(text.report.bytes, hardware.device) if start is None else start.model.vocab_size
         draft, _ = resolve(sourced, hardware, text.report.bytes, rough_tokens, vocab_size)
+        if start is not None:
+            start.check(draft.model)
         given = _given_tokenizer(draft.tokenizer)
         settings = reading_settings(data.field) | token_settings(draft, given)
         now = Preparation(sources=text.stamps, settings=settings, report=text.report, counts=text.counts)
@@ -135,9 +141,14 @@ def prepare_run(
             now = replace(now, tokenizer=tokenizer.fingerprint)
             now.save(target)
         corpora = _encode(run, text, tokenizer, now, progress, notify)
-        vocabulary = tokenizer.get_vocab_size(), never_predicted(tokenizer, corpora.train, draft.data.packing)
+        silent = never_predicted(tokenizer, corpora.train, draft.data.packing)
+        # A table that came from elsewhere may have more rows than its tokenizer has tokens.
+        rows = tokenizer.get_vocab_size() if start is None else start.model.vocab_size
+        vocabulary = rows, silent + rows - tokenizer.get_vocab_size()
         config, origin = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, *vocabulary)
         run.write_environment()
+        if start is not None:
+            start.save(run)
         run.write_config(tuned(config, origin, notify))
         forget_preparation(target)
         remove_journal(run.data_folder)

@@ -77,7 +77,7 @@ class Session:
         if found is not None:
             self._restore(found)
             self._batches.batch(self.state.position)  # damaged tokens are told before anything changes
-        self._abandon_after = None if begin is None else -1 if found is None else found.step
+        self._abandon_after = None if begin is None else 0 if found is None else found.step
         self._seen = self._newest_step()
         self._saver = Saver(run.checkpoint_folder, training.keep_last, training.keep_every)
         self._best, self._saving, self._owed = self._best_saved(), 0, False
@@ -263,7 +263,7 @@ class Session:
 
     def _start_over(self) -> None:
         torch.manual_seed(self.config.training.seed)
-        self.model.load_state_dict(initial_model(self.config).state_dict())
+        self.model.load_state_dict(self.run.initial_model(self.config).state_dict())
         self.optimizer.state.clear()
         self.guard = Guard(self.model.embeddings.weight.device, self.config.training.max_z_score)
         self.state = TrainState()
