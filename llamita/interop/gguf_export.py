@@ -25,7 +25,7 @@ GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 # llama.cpp's numbers of what most tensors of a file are, and values that a quantized block of a row has.
 _FILE_TYPES: dict[GgufType, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 _BLOCK = 32
-_NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # kinds of tokens
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # kinds of tokens
 # Parts of names, Hugging Face's and GGUF's.
 _PARTS = {
     "self_attn.q_proj": "attn_q",
@@ -190,9 +190,9 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, spec: dict[str, Any], conf
     """Tokens in the order of their ids, with what each is; merges; where texts begin and end."""
     size = tokenizer.get_vocab_size()
     named = [tokenizer.id_to_token(number) for number in range(size)]
-    special = {token["id"] for token in spec["added_tokens"]}
+    added = {token["id"]: _CONTROL if token["special"] else _USER_DEFINED for token in spec["added_tokens"]}
     tokens = [token if token is not None else f"[unused{number}]" for number, token in enumerate(named)]
-    kinds = [_CONTROL if at in special else _UNUSED if named[at] is None else _NORMAL for at in range(size)]
+    kinds = [added.get(at, _UNUSED if named[at] is None else _NORMAL) for at in range(size)]
     beyond = range(size, config.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
@@ -210,3 +210,5 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, spec: dict[str, Any], conf
         writer.add_eos_token_id(end)
         writer.add_pad_token_id(end)
     writer.add_add_eos_token(False)
+    if isinstance(template := tokenizer.settings.get("chat_template"), str):
+        writer.add_chat_template(template)

@@ -89,10 +89,9 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_len: int) -> No
         **{f"{name}_token": token for name, token in named.items() if token is not None},
         "model_max_length": max_seq_len,
         "clean_up_tokenization_spaces": False,
-        # A special token's name in a text is text, as in training.
-        "split_special_tokens": True,
     }
-    _write_json(folder / "tokenizer_config.json", settings)
+    # A special token's name in a text is text, as in training; but chat templates from elsewhere write such names.
+    _write_json(folder / "tokenizer_config.json", settings | (tokenizer.settings or {"split_special_tokens": True}))
 
 
 def _write_weights(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:

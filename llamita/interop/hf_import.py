@@ -3,6 +3,7 @@
 import json
 import os
 import reprlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,11 @@ from torch import Tensor
 
 from llamita.config import DataConfig, ModelConfig, RopeScaling, RunConfig, TokenizerConfig, TrainingConfig
 from llamita.errors import UsageError, UserError
-from llamita.files import read_text
+from llamita.files import read_text, sync_folder
 from llamita.interop.card import IMPORTED
 from llamita.interop.hf_names import hf_name
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
-from llamita.runs.lock import writing
 from llamita.runs.saving import save_checkpoint
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
@@ -28,6 +28,12 @@ _JSON_BYTES = 1 << 26
 _HEADER_BYTES = 1 << 28
 _LARGEST = 1 << 40
 _KINDS = {"llama": False, "mistral": False, "qwen3": True}  # whether queries and keys are normalised
+# What transformers takes where config.json says nothing, if that isn't what the code below takes.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
+}
 _IGNORED = ("rotary_emb.inv_freq",)  # of old files: follows from the config
 # What a value must be to mean what it means here; a field that isn't there has it.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -45,8 +51,10 @@ def import_hf(folder: Path, target: Path) -> Run:
     """A new run with the model and tokenizer of a folder that transformers wrote, its checkpoint at step 0.
 
     UserError for a folder that isn't whole, isn't safetensors, or holds a model that llamita can't express: the
-    message names the file and the field.
+    message names the file and the field, and nothing is left of the run.
     """
+    if os.path.lexists(target) and (not target.is_dir() or next(target.iterdir(), None)):
+        raise UsageError(f"{target}: is there already; give a folder that isn't")
     config_file = folder / "config.json"
     given = _read_json(config_file)
     model_config = model_config_of(given, config_file)
@@ -77,13 +85,22 @@ def import_hf(folder: Path, target: Path) -> Run:
             steps=0, device=hardware.device, precision=hardware.precision, threads=hardware.threads, attention="torch"
         ),
     )
-    run = Run.create(target)
-    with writing(target):
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        run = Run.create(aside)
         tokenizer.save(run.tokenizer_file)
         run.write_environment()
-        save_checkpoint(run.checkpoint_folder, weights, {"rng.cpu": torch.get_rng_state()}, {"step": 0, "tokens": 0})
+        meta = {"step": 0, "tokens": 0, "from": str(folder)}
+        save_checkpoint(run.checkpoint_folder, weights, {"rng.cpu": torch.get_rng_state()}, meta)
         run.write_config(config)
-    return run
+        os.rename(aside, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{target}: can't be written ({reason}); make room there, and try again") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Run(target)
 
 
 def model_config_of(given: Mapping[str, Any], file: Path) -> ModelConfig:
@@ -91,6 +108,7 @@ def model_config_of(given: Mapping[str, Any], file: Path) -> ModelConfig:
     kind = given.get("model_type")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise UserError(f"{file}: model_type is {kind!r}; {_SUPPORTED}")
+    given = {**_DEFAULTS[kind], **given}
     for name, allowed in _MUST_BE.items():
         if given.get(name) not in allowed:
             raise UserError(f"{file}: {name} is {given[name]!r}, which llamita can't express; {_SUPPORTED}")

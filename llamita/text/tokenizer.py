@@ -21,11 +21,10 @@ from llamita.files import read_text, write_text
 from llamita.text.byte_level import is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
 from llamita.text.engines import FastestEngine, Ids, is_failure
 from llamita.text.growth import growth
+from llamita.text.specials import Settings, save_settings, settings_beside, special_id
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
-from llamita.text.vocabulary import BOS, EOS, RESERVED, train_backend
+from llamita.text.vocabulary import RESERVED, train_backend
 
-_BOS_NAMES: Final = (BOS, "<s>", "<bos>", "[BOS]", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "<|endoftext|>")
-_EOS_NAMES: Final = (EOS, "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<｜end▁of▁sentence｜>")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK: Final = 32_000  # characters of one piece of work of the encoder
 _BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
@@ -43,7 +42,7 @@ class Tokenizer:
     not in their vocabulary: it becomes `unknown_id`, and `unknown` names it.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, settings: Settings | None = None) -> None:
         backend.encode_special_tokens = True  # not saved in tokenizer.json
         backend.no_truncation()
         backend.no_padding()
@@ -55,8 +54,9 @@ class Tokenizer:
             raise UserError(f"its steps may make a text {factor:.0g} times as long: give one with less of them")
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
-        self.bos_id = self._special_named(_BOS_NAMES)
-        self.eos_id = self._special_named(_EOS_NAMES)
+        self.settings: Settings = settings or {}  # of the tokenizer_config.json beside it, if there is one
+        self.bos_id = special_id("bos_token", self.settings, backend.token_to_id, self.special_ids)
+        self.eos_id = special_id("eos_token", self.settings, backend.token_to_id, self.special_ids)
         self.unknown_id = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
         fitting = fitting_kind(backend)
         if (fitting == "char" and self.unknown_id is None) or (fitting == "byte" and not numbers_bytes(backend)):
@@ -66,8 +66,8 @@ class Tokenizer:
         self.lossless = loses_nothing(backend)
         self.engine = FastestEngine(backend, others=fitting == "bpe")
 
-    def __reduce__(self) -> tuple[Callable[[str], "Tokenizer"], tuple[str]]:
-        return _of_json, (self.to_json(),)
+    def __reduce__(self) -> tuple[Callable[[str, Settings], "Tokenizer"], tuple[str, Settings]]:
+        return _of_json, (self.to_json(), self.settings)
 
     @classmethod
     def train(cls, documents: Iterable[str], *, vocab_size: int, kind: Kind = "bpe") -> "Tokenizer":
@@ -82,7 +82,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Read a tokenizer.json of any origin, or the one in a folder; UserError if that isn't possible."""
+        """Read a tokenizer.json of any origin, or the one in a folder; UserError if that isn't possible.
+
+        A tokenizer_config.json beside it says where texts begin and end; without one these are known by their names.
+        """
         file = Path(path)
         if os.path.isdir(file):
             file = file / "tokenizer.json"
@@ -101,7 +104,7 @@ class Tokenizer:
             "train a tokenizer, or convert a vocab.json or a sentencepiece model with save_pretrained of a fast "
             "tokenizer of transformers",
         ):
-            return cls(Backend.from_str(text))
+            return cls(Backend.from_str(text), settings_beside(file))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a tokenizer.json, which appears whole or not at all; makes the folders on the way."""
@@ -109,6 +112,7 @@ class Tokenizer:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, self.to_json())
+            save_settings(self.settings, file)
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error}") from error
 
@@ -118,8 +122,9 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the content of tokenizer.json, however it is laid out."""
-        content = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))
+        """SHA-256, in hex, of the content of tokenizer.json and the settings, however they are laid out."""
+        said = json.loads(self.to_json()) | ({"settings": self.settings} if self.settings else {})
+        content = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def get_vocab_size(self) -> int:
@@ -264,10 +269,6 @@ class Tokenizer:
                 yield from chunks(text, self._scheme, _CHUNK)
             yield None
 
-    def _special_named(self, names: Iterable[str]) -> int | None:
-        found = (self.token_to_id(name) for name in names)
-        return next((number for number in found if number in self.special_ids), None)
-
 
 @contextmanager
 def _blaming(what: str, remedy: str) -> Iterator[None]:
@@ -280,8 +281,8 @@ def _blaming(what: str, remedy: str) -> Iterator[None]:
         raise UserError(f"{what} ({error}): {remedy}") from error
 
 
-def _of_json(text: str) -> Tokenizer:
-    return Tokenizer(Backend.from_str(text))
+def _of_json(text: str, settings: Settings) -> Tokenizer:
+    return Tokenizer(Backend.from_str(text), settings)
 
 
 def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:

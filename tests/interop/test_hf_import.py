@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import struct
 from collections.abc import Callable
@@ -15,25 +16,111 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llamita.errors import UserError
 from llamita.interop.hf_export import export_hf
-from llamita.interop.hf_import import import_hf
+from llamita.interop.hf_import import import_hf, model_config_of
 from llamita.runs.folder import Run
+from llamita.training.plan import count_parameters
 from tests.cli.command_line import llamita
 from tests.model.tiny import random_tokens
 
-# What config.json of published models says, but for sizes, which would take gigabytes.
-LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama-1": {"model_type": "llama", "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
-    "tinyllama": {"model_type": "llama", "num_key_value_heads": 1, "max_position_embeddings": 2048},
-    "llama-3.2": {
-        **{"model_type": "llama", "rope_theta": 500000.0, "tie_word_embeddings": True, "head_dim": 16},
-        **{"max_position_embeddings": 131072, "num_key_value_heads": 2},
-        "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 8192},
-    },
-    "smollm2": {"model_type": "llama", "rope_theta": 100000.0, "tie_word_embeddings": True, "num_key_value_heads": 2},
-    "mistral": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None, "rope_theta": 1e6},
-    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
+# config.json of published models, with the number of parameters that they are known to have.
+CONFIGS = Path(__file__).parents[1] / "data" / "configs"
+PUBLISHED = {
+    "llama-7b": 6_738_415_616,
+    "tinyllama-1.1b": 1_100_048_384,
+    "llama-3.2-1b": 1_235_814_400,
+    "smollm2-135m": 134_515_008,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "qwen3-0.6b": 596_049_920,
 }
+
+
+def published(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CONFIGS / f"{name}.json").read_text())
+    return found
+
+
+def shrunk(name: str) -> dict[str, Any]:
+    """A published config whose weights take kilobytes."""
+    given = published(name)
+    heads, groups = given["num_attention_heads"], given.get("num_key_value_heads", given["num_attention_heads"])
+    heads, groups = (2 * heads // groups, 2) if "num_key_value_heads" in given else (4, 4)
+    small: dict[str, Any] = {
+        **{"vocab_size": 384, "hidden_size": 16 * heads, "intermediate_size": 96, "num_hidden_layers": 2},
+        **{"num_attention_heads": heads, "num_key_value_heads": groups},
+        "head_dim": 32 if name == "qwen3-0.6b" else 16,
+    }
+    said = {key: value for key, value in small.items() if key in given}
+    return {
+        **given,
+        **said,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "torch_dtype": "bfloat16",
+    }
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
+def test_a_published_config_is_read_as_the_model_that_it_describes(name: str, parameters: int) -> None:
+    config = model_config_of(published(name), CONFIGS / f"{name}.json")
+    assert sum(count_parameters(config).values()) == parameters
+    theirs = AutoConfig.for_model(**published(name))
+    assert config.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert (config.max_seq_len, config.norm_eps) == (theirs.max_position_embeddings, theirs.rms_norm_eps)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3"])
+def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str, tmp_path: Path) -> None:
+    said = {"hidden_size": 4096, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 32}
+    theirs = AutoConfig.for_model(kind, **said, vocab_size=384)
+    file = tmp_path / "config.json"
+    if kind == "mistral":
+        with pytest.raises(UserError, match="sliding_window is 4096"):
+            model_config_of({"model_type": kind, "vocab_size": 384, **said}, file)
+        said |= {"sliding_window": None}
+    config = model_config_of({"model_type": kind, "vocab_size": 384, **said}, file)
+    assert config.n_kv_heads == theirs.num_key_value_heads and config.head_dim == theirs.head_dim
+    assert config.max_seq_len == theirs.max_position_embeddings and config.norm_eps == theirs.rms_norm_eps
+    assert config.tie_embeddings == theirs.tie_word_embeddings
+    assert config.rope_theta == theirs.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "bos", "eos"),
+    [
+        ({"bos_token": None, "eos_token": "<|begin_of_text|>"}, None, "<|begin_of_text|>"),
+        ({"bos_token": {"content": "<|end_of_text|>", "special": True}}, "<|end_of_text|>", "<|end_of_text|>"),
+        ({}, "<|begin_of_text|>", "<|end_of_text|>"),
+    ],
+)
+def test_where_texts_begin_and_end_is_what_the_settings_say_and_they_go_out_again(
+    settings: dict[str, Any], bos: str | None, eos: str, copied: Path, tmp_path: Path
+) -> None:
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (copied / "chat_template.jinja").write_text(template)
+    (copied / "tokenizer_config.json").write_text(json.dumps({**settings, "auto_map": {"x": "evil.py"}}))
+    run = import_hf(copied, tmp_path / "run")
+    tokenizer = run.tokenizer()
+    assert [
+        None if number is None else tokenizer.id_to_token(number) for number in (tokenizer.bos_id, tokenizer.eos_id)
+    ] == [
+        bos,
+        eos,
+    ]
+    assert pickle.loads(pickle.dumps(tokenizer)).bos_id == tokenizer.bos_id
+    again = export_hf(run, tmp_path / "again")
+    theirs = AutoTokenizer.from_pretrained(again)
+    assert (theirs.bos_token, theirs.eos_token) == (bos, eos)
+    assert theirs.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
+    assert "auto_map" not in (again / "tokenizer_config.json").read_text()
+
+
+@pytest.mark.parametrize("text", ["[", "[]", '{"bos_token": 5}', '{"bos_token": {"content": 5}}'])
+def test_settings_that_are_none_are_refused_by_file(text: str, copied: Path, tmp_path: Path) -> None:
+    (copied / "tokenizer_config.json").write_text(text)
+    with pytest.raises(UserError, match="tokenizer_config.json: "):
+        import_hf(copied, tmp_path / "run")
+    assert not (tmp_path / "run").exists() and list(tmp_path.glob(".run*")) == []
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +131,8 @@ def foreign(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
     def folder(name: str) -> Path:
         if name not in made:
-            shape = {"vocab_size": 384, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-            fields = {**shape, "num_attention_heads": 4, "dtype": "bfloat16", **FAMILIES[name]}
-            config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+            fields = shrunk(name)
+            config = AutoConfig.for_model(**fields)
             torch.manual_seed(len(made))
             model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
             with torch.no_grad():
@@ -55,6 +141,8 @@ def foreign(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable
             made[name] = tmp_path_factory.mktemp("foreign") / name
             model.save_pretrained(made[name])
             AutoTokenizer.from_pretrained(tokenizer).save_pretrained(made[name])
+            # As it was published, not as this version of transformers writes it.
+            (made[name] / "config.json").write_text(json.dumps(fields))
         return made[name]
 
     return folder
@@ -62,11 +150,11 @@ def foreign(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 @pytest.fixture
 def copied(foreign: Callable[[str], Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(foreign("smollm2"), tmp_path / "copied"))
+    return Path(shutil.copytree(foreign("smollm2-135m"), tmp_path / "copied"))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PUBLISHED)
 def test_a_model_goes_in_and_out_without_a_bit_of_difference(
     family: str, foreign: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -101,12 +189,12 @@ def test_a_scaling_without_its_first_length_means_what_it_means_there(kind: str,
 
 def test_an_imported_run_is_one_like_any_other(foreign: Callable[[str], Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    told = llamita("import", "hf", foreign("llama-3.2"), run, "--json").json
+    told = llamita("import", "hf", foreign("llama-3.2-1b"), run, "--json").json
     assert told["vocab_size"] == 384
     assert llamita("generate", run, "The", "--max-new-tokens", 3, "--json").json["token_ids"]
     assert llamita("embeddings", "neighbors", run, "the").code == 0
     assert llamita("info", run, "--json").json["parameters"] == told["parameters"]
-    tokenizer = AutoTokenizer.from_pretrained(foreign("llama-3.2"))
+    tokenizer = AutoTokenizer.from_pretrained(foreign("llama-3.2-1b"))
     assert (
         Run.open(run).tokenizer().encode(" The river 犬")
         == tokenizer(" The river 犬", add_special_tokens=False).input_ids
@@ -133,17 +221,20 @@ def edited(folder: Path, **changes: Any) -> None:
         ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "factor (0.5)"),
         ({"hidden_size": "64"}, "hidden_size is '64'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-        ({"num_key_value_heads": 3}, "n_kv_heads"),
+        ({"num_key_value_heads": 4}, "n_kv_heads"),
         ({"vocab_size": 10}, "vocab_size is 10"),
         ({"vocab_size": 1 << 40}, "vocab_size"),
-        ({"hidden_size": 128}, "config.json wants"),
+        ({"hidden_size": 192}, "config.json wants"),
         ({"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
         ({"num_hidden_layers": 1}, "is no weight of this model"),
         ({"rms_norm_eps": 1e400}, "rms_norm_eps is inf"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
         ({"model_type": []}, "model_type is []"),
         ({"max_position_embeddings": 10**400}, "max_position_embeddings is 1000"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling.rope_type is 'linear'"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+            "rope_scaling.rope_type is 'linear'",
+        ),
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_its_field(
@@ -248,5 +339,5 @@ def test_a_folder_that_is_not_whole_is_refused_by_its_file(
 def test_a_run_that_is_there_stays(copied: Path, copied_run: Run) -> None:
     before = copied_run.config_file.read_bytes()
     refused = llamita("import", "hf", copied, copied_run.path)
-    assert refused.code == 2 and "holds a run already" in refused.err
+    assert refused.code == 2 and "is there already" in refused.err
     assert copied_run.config_file.read_bytes() == before
