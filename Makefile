@@ -1,4 +1,5 @@
 # setup: .venv with everything | demo: the main job on the built-in corpus | test: all checks | bench: benchmarks
+# interop: exports and imports in transformers 4.57, too (about a minute after installation)
 # docs: the outputs and pictures that pages show, anew | chaos: harm runs in every way that they survive, and report
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: setup demo test bench chaos docs clean
+.PHONY: setup demo test bench chaos interop docs clean
 
 setup: $(VENV)/.ready
 
@@ -36,6 +37,13 @@ bench: setup
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(if $(CHAOS_MINUTES),--minutes $(CHAOS_MINUTES))
+
+# Beside the transformers of .venv, which `test` runs the same tests with.
+OLD := $(VENV)/transformers-4.57
+interop: setup
+	test -d $(OLD) || $(BIN)/pip install $(PIP_ARGS) --no-deps --target $(OLD) \
+		transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2
+	PYTHONPATH=$(OLD) $(BIN)/pytest -n auto tests/interop
 
 docs: setup
 	test -f runs/demo/report.json || $(BIN)/llamita demo

@@ -89,6 +89,8 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_len: int) -> No
         **{f"{name}_token": token for name, token in named.items() if token is not None},
         "model_max_length": max_seq_len,
         "clean_up_tokenization_spaces": False,
+        # Else transformers 4 makes token_type_ids, too, which model.generate refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     # A special token's name in a text is text, as in training; but chat templates from elsewhere write such names.
     _write_json(folder / "tokenizer_config.json", settings | (tokenizer.settings or {"split_special_tokens": True}))

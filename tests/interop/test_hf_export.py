@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from llamita.interop.hf_names import hf_config, hf_weights
 from llamita.runs.folder import Run
 from tests.cli.command_line import llamita
 from tests.model.tiny import random_tokens, stirred, tiny_config
+from tests.training.tiny_runs import small_run, trained
 
 SCALINGS = {
     "no": None,
@@ -73,18 +75,49 @@ def test_ids_are_those_of_the_tokenizer(tiny_run: Run, exported: Path) -> None:
     assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_id, ours.eos_id)
 
 
-@torch.no_grad()
-def test_a_run_speaks_the_same_words_there(tiny_run: Run, exported: Path) -> None:
-    tokenizer, model = AutoTokenizer.from_pretrained(exported), foreign(exported)
-    inputs = tokenizer("The ", return_tensors="pt")
-    length = tiny_run.config().model.max_seq_len - inputs.input_ids.shape[1]
-    theirs = model.generate(**inputs, max_new_tokens=length, do_sample=False)[0, inputs.input_ids.shape[1] :]
-    (ours,) = generate(
-        tiny_run.model("latest"), tiny_run.tokenizer(), "The ", max_new_tokens=length, sampling=Sampling(temperature=0)
+def strings(number: int) -> list[str]:
+    """Strings of ASCII, accents, CJK, emoji, runs of whitespace, control characters and anything else, by a seed."""
+    draw = random.Random(0)
+    alphabets = (
+        "abcdefghijklmnopqrstuvwxyz ABC 0123456789 .,;:!?'()[]{}<|>_#@$%^&*",
+        "éàüßñçøåčžłő ĞŞİ ﬁ K",
+        "".join(map(chr, [*range(0x4E00, 0x4E80), *range(0x3041, 0x3090), *range(0xAC00, 0xAC40)])),
+        "🐫🦙👩‍👩‍👧‍👦🏳️‍🌈👍🏽🇩🇪☃️❤️‍🔥",
+        " \t\n\r\u00a0\u2003\u3000",
+        "".join(map(chr, [*range(32), 0x7F, 0x85, 0xAD, 0x200B, 0x202E, 0xFEFF, 0xFFFD, 0x10FFFF])),
     )
-    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    assert [int(one) for one in theirs if int(one) not in ends] == [one for one in ours.token_ids if one not in ends]
-    assert len(ours.token_ids) > 3
+
+    def one() -> str:
+        parts = []
+        for _ in range(draw.randint(1, 6)):
+            if draw.random() < 0.1:
+                points = [draw.randrange(0x110000) for _ in range(draw.randint(1, 8))]
+                parts.append("".join(chr(point) for point in points if not 0xD800 <= point < 0xE000))
+            else:
+                parts.append("".join(draw.choices(draw.choice(alphabets), k=draw.randint(1, 12))))
+        return "".join(parts)
+
+    return [*TEXTS, *(one() for _ in range(number - len(TEXTS)))]
+
+
+def test_ids_of_ten_thousand_strings_are_equal_there(tiny_run: Run, exported: Path) -> None:
+    ours, theirs = tiny_run.tokenizer(), AutoTokenizer.from_pretrained(exported)
+    texts = strings(10_000)
+    found = theirs(texts, add_special_tokens=False).input_ids
+    assert found == [ids.tolist() for ids in ours.encode_batch(texts)]
+    assert theirs.batch_decode(found) == texts
+
+
+def test_a_run_speaks_the_same_words_there(tiny_text: Path, tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", tiny_text, {"model.max_seq_len": 96, "training.steps": 20})
+    trained(run)
+    folder = export_hf(run, tmp_path / "out")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), foreign(folder)
+    inputs = tokenizer("The ", return_tensors="pt")
+    theirs = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    greedy = Sampling(temperature=0)
+    (ours,) = generate(run.model(), run.tokenizer(), "The ", max_new_tokens=64, sampling=greedy)
+    assert theirs.tolist() == list(ours.token_ids) and len(ours.token_ids) == 64
 
 
 def test_settings_of_generation_name_what_ends_and_what_is_never_said(tiny_run: Run, exported: Path) -> None:
