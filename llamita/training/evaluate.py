@@ -1,6 +1,7 @@
 """Held-out loss, and bits per byte: the figure that compares models across tokenizers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ class Evaluation:
     """`loss` in nats over `tokens` predicted tokens, the text of `bytes` bytes; `bands` by frequency, rarest first.
 
     `left_out`: targets that the model has no logit of, as the beginning of the next text for a model of one text.
+    `contexts`: by how many tokens came before in the window, from `least` on and less than twice that.
     """
 
     loss: float
@@ -48,6 +50,12 @@ class Evaluation:
     bits_per_byte: float | None
     left_out: int = 0
     bands: tuple[Band, ...] = ()
+    contexts: tuple[Band, ...] = ()
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss: among how many tokens the model is at a loss, so to speak."""
+        return math.exp(min(self.loss, 700.0))
 
     def row(self) -> dict[str, Any]:
         """The figures as a line of metrics.jsonl."""
@@ -100,38 +108,78 @@ def evaluate(
     was_training = model.training
     model.eval()
     band_of = None if counts is None else torch.from_numpy(np.searchsorted(_POWERS, counts, side="right"))
-    total, tokens, complete = torch.zeros(1 + len(_POWERS), 2, dtype=torch.float64), 0, True
+    by_frequency, by_context = _Sums(1 + len(_POWERS)), _Sums(seq_len.bit_length())
+    tokens, complete = 0, True
     for batch in batches.one_epoch():
         if max_tokens is not None and tokens >= max_tokens:
             complete = False
             break
         with autocast(device.type, precision):
-            total += _by_band(model, to_device(batch, device), band_of)
+            targets, nats = _measured(model, to_device(batch, device))
+        by_frequency.add(torch.zeros_like(targets) if band_of is None else band_of[targets.clamp(min=0)], targets, nats)
+        by_context.add(_doublings(torch.from_numpy(context_lengths(batch))), targets, nats)
         tokens += batch.tokens
     model.train(was_training)
-    measured = int(total[:, 1].sum())
-    loss = total[:, 0].sum().item() / max(measured, 1)
+    measured, loss = by_frequency.tokens, by_frequency.loss
     # Where only a part was read, its bytes are taken to be its share of the corpus.
     text_bytes = corpus.text_bytes if complete else round(corpus.text_bytes * tokens / corpus.tokens)
     per_byte = bits_per_byte(loss, measured, text_bytes) if lossless and text_bytes else None
-    named = zip((0, *_POWERS), total.tolist(), strict=True)
-    bands = [Band(least, int(size), nats / size) for least, (nats, size) in named if size]
-    kept = () if counts is None else tuple(bands)
-    return Evaluation(loss, measured, text_bytes, per_byte, tokens - measured, kept)
+    bands = () if counts is None else by_frequency.bands((0, *_POWERS))
+    contexts = by_context.bands([1 << power for power in range(seq_len.bit_length())])
+    return Evaluation(loss, measured, text_bytes, per_byte, tokens - measured, bands, contexts)
 
 
-def _by_band(
-    model: LLaMaTransformer, batch: DeviceBatch, band_of: Int[Tensor, " vocab_size"] | None
-) -> Float[Tensor, "bands 2"]:
-    """Nats and number of the targets in each band; all in the first where nobody asked for bands."""
+class _Sums:
+    """Nats and numbers of targets by band."""
+
+    def __init__(self, bands: int) -> None:
+        self._total = torch.zeros(bands, 2, dtype=torch.float64)
+
+    def add(
+        self, band: Int[Tensor, "batch seq"], targets: Int[Tensor, "batch seq"], nats: Float[Tensor, "batch seq"]
+    ) -> None:
+        """Count targets, but those to be ignored, in their bands."""
+        real = targets != IGNORE
+        self._total.index_add_(0, band[real], torch.stack([nats[real], torch.ones_like(nats[real])], 1))
+
+    @property
+    def tokens(self) -> int:
+        """All targets."""
+        return int(self._total[:, 1].sum())
+
+    @property
+    def loss(self) -> float:
+        """Nats of the mean target."""
+        return float(self._total[:, 0].sum()) / max(self.tokens, 1)
+
+    def bands(self, least: Sequence[int]) -> tuple[Band, ...]:
+        """Those that have targets, each from so much on."""
+        named = zip(least, self._total.tolist(), strict=True)
+        return tuple(Band(start, int(size), nats / size) for start, (nats, size) in named if size)
+
+
+def _measured(
+    model: LLaMaTransformer, batch: DeviceBatch
+) -> tuple[Int[Tensor, "batch seq"], Float[Tensor, "batch seq"]]:
+    """Targets, and the loss of each in nats."""
     wanted = targets_with_logit(model, batch)
     hidden = model.hidden(batch.inputs, documents=_told(batch, model))
-    losses = token_losses(hidden, model.readout, wanted)
-    targets, nats = wanted.cpu(), losses.cpu().double()
-    real = targets != IGNORE
-    band = torch.zeros_like(targets) if band_of is None else band_of[targets.clamp(min=0)]
-    found = torch.zeros(1 + len(_POWERS), 2, dtype=torch.float64)
-    return found.index_add_(0, band[real], torch.stack([nats[real], torch.ones_like(nats[real])], 1))
+    return wanted.cpu(), token_losses(hidden, model.readout, wanted).cpu().double()
+
+
+def context_lengths(batch: Batch) -> npt.NDArray[np.int64]:
+    """How many tokens a prediction is made from, shape (rows, seq_len): those of its document, if the model knows."""
+    rows, seq_len = batch.inputs.shape
+    place = np.broadcast_to(np.arange(seq_len), (rows, seq_len))
+    if batch.documents is None:
+        return place + 1
+    begins = np.diff(batch.documents, axis=1, prepend=batch.documents[:, :1]) != 0
+    return place + 1 - np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+
+
+def _doublings(lengths: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+    """How often 1 doubles within a length; exact, for these are small."""
+    return lengths.double().log2().floor().long()
 
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:

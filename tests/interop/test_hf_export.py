@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -21,6 +23,8 @@ from llamita.interop import hf_export
 from llamita.interop.hf_export import export_hf
 from llamita.interop.hf_names import hf_config, hf_weights
 from llamita.runs.folder import Run
+from llamita.text.shards import open_corpora
+from llamita.training.evaluate import evaluate
 from tests.cli.command_line import llamita
 from tests.model.tiny import random_tokens, stirred, tiny_config
 from tests.training.tiny_runs import small_run, trained
@@ -118,6 +122,23 @@ def test_a_run_speaks_the_same_words_there(tiny_text: Path, tmp_path: Path) -> N
     greedy = Sampling(temperature=0)
     (ours,) = generate(run.model(), run.tokenizer(), "The ", max_new_tokens=64, sampling=greedy)
     assert theirs.tolist() == list(ours.token_ids) and len(ours.token_ids) == 64
+
+
+@torch.no_grad()
+def test_the_loss_on_a_text_is_the_same_there(tiny_run: Run, exported: Path) -> None:
+    corpus = open_corpora(tiny_run.data_folder, tiny_run.tokenizer()).train
+    result = evaluate(tiny_run.model("latest"), corpus, counts=corpus.token_counts)
+    theirs, length = foreign(exported), tiny_run.config().model.max_seq_len
+    stream, silent = corpus.read(0, corpus.tokens), tiny_run.config().model.unpredicted_rows
+    nats = []
+    for start in range(0, len(stream) - 1, length):
+        row = torch.from_numpy(stream[start : start + length + 1].astype(np.int64))
+        logits = theirs(row[None, :-1]).logits[0, :, : -silent or None]
+        nats += F.cross_entropy(logits.double(), row[1:], reduction="none").tolist()
+    assert result.loss == pytest.approx(sum(nats) / len(nats), rel=1e-5) and result.tokens == len(nats)
+    for band in result.contexts:
+        some = [one for at, one in enumerate(nats) if band.least <= at % length + 1 < 2 * band.least]
+        assert band.loss == pytest.approx(sum(some) / len(some), rel=1e-5) and band.tokens == len(some)
 
 
 def test_settings_of_generation_name_what_ends_and_what_is_never_said(tiny_run: Run, exported: Path) -> None:

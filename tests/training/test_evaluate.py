@@ -11,9 +11,17 @@ from torch import Tensor
 
 from llamita.config import DataConfig
 from llamita.model.transformer import LLaMaTransformer
+from llamita.text.batches import Batch
 from llamita.text.frequency import count_tokens
 from llamita.text.shards import Corpus
-from llamita.training.evaluate import DeviceBatch, batch_loss, bits_per_byte, document_starts, evaluate
+from llamita.training.evaluate import (
+    DeviceBatch,
+    batch_loss,
+    bits_per_byte,
+    context_lengths,
+    document_starts,
+    evaluate,
+)
 from tests.model.tiny import stirred
 from tests.training.tiny_runs import corpus_of, random_documents, small_config
 
@@ -113,6 +121,29 @@ def test_the_loss_by_frequency_is_the_mean_over_the_targets_of_each_band(model: 
         assert band.loss == pytest.approx(sum(by_band[band.least]) / band.tokens, rel=1e-5)
     assert result.row()["val_loss_by_frequency"] == {str(band.least): band.loss for band in result.bands}
     assert evaluate(model, corpus).bands == ()
+
+
+def test_the_loss_by_context_is_the_mean_over_the_targets_with_about_as_many_tokens_before(
+    model: LLaMaTransformer,
+) -> None:
+    corpus = corpus_of(random_documents(300))
+    result = evaluate(model, corpus)
+    expected: dict[int, list[float]] = {}
+    for place, nats in enumerate(surprises(model, corpus)):
+        expected.setdefault(1 << int(math.log2(place % 32 + 1)), []).append(nats)
+    assert [band.least for band in result.contexts] == [1, 2, 4, 8, 16, 32] == sorted(expected)
+    for band in result.contexts:
+        assert band.tokens == len(expected[band.least])
+        assert band.loss == pytest.approx(sum(expected[band.least]) / band.tokens, rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+
+
+def test_context_is_counted_from_the_beginning_of_a_document_where_the_model_sees_no_more() -> None:
+    tokens = np.zeros((2, 5), np.int64)
+    numbers = np.array([[0, 0, 1, 1, 1], [4, 5, 6, 6, 6]])
+    batch = Batch(tokens, tokens, numbers, 10)
+    assert context_lengths(batch).tolist() == [[1, 2, 1, 2, 3], [1, 1, 1, 2, 3]]
+    assert context_lengths(dataclasses.replace(batch, documents=None)).tolist() == [[1, 2, 3, 4, 5]] * 2
 
 
 def test_a_target_without_a_logit_is_left_out() -> None:
