@@ -1,12 +1,15 @@
 """What pages show is what the commands print."""
 
 import importlib.util
+import re
 import shlex
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from llamita.runs.folder import Run
 from tests.cli.command_line import llamita
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -39,6 +42,34 @@ def test_every_command_on_the_page_works(refresh: ModuleType, tmp_path: Path, mo
         name, *arguments = shlex.split(command.partition(" | ")[0])
         done = llamita(*arguments)
         assert name == "llamita" and done.code == 0 and done.out, (command, done.err)
+
+
+def fenced(page: str, language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
+
+
+def test_what_can_be_run_of_the_way_elsewhere_works(
+    tiny_run: Run, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_run.path, "runs/book")
+    shutil.copy(tiny_text, "other.txt")
+    page = (DOCS / "elsewhere.md").read_text(encoding="utf-8")
+    commands = [line for block in fenced(page, "") for line in block.splitlines() if line.startswith("llamita ")]
+    assert len(commands) == 8
+    for command in commands:
+        done = llamita(*shlex.split(command)[1:])
+        assert done.code == 0, (command, done.err)
+    for block in fenced(page, "python"):
+        package = "llama_cpp" if "llama_cpp" in block else "transformers"
+        if importlib.util.find_spec(package) is None:
+            continue
+        exec(compile(block, package, "exec"), {})
+        assert capsys.readouterr().out.strip(), package
+    assert Run.open("runs/tuned").start is not None
+    modelfile = next(block for block in fenced(page, "") if block.startswith("FROM "))
+    assert Path(modelfile.split()[1]).read_bytes()[:4] == b"GGUF"
 
 
 def test_outputs_are_replaced_under_their_commands(
