@@ -175,7 +175,8 @@ def main() -> None:
                 rows[name].append(row)
     for pipe in pipes.values():
         pipe.send("end")
-    print(json.dumps({"shape": options.shape, **summary(device, rows), "loss_differences": differences(losses)}))
+    asked = {"shape": options.shape, "documents": options.documents}
+    print(json.dumps({**asked, **summary(device, rows), "loss_differences": differences(losses)}))
     if "llamita" not in pipes:
         sys.exit(1)
 
