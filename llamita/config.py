@@ -143,10 +143,11 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Where the text comes from and how it is cut into rows."""
+    """Where the text comes from and how it is cut into rows; text behind the first `max_bytes` isn't read."""
 
     sources: tuple[str, ...] = ()
     field: str = "text"
+    max_bytes: int | None = None
     validation_fraction: float = 0.1
     packing: Literal["stream", "documents"] = "stream"
     mask_documents: bool = _DERIVED
@@ -156,6 +157,8 @@ class DataConfig:
         if self.mask_documents is None:
             # Documents packed by length would tell each other how long they are.
             object.__setattr__(self, "mask_documents", self.packing == "documents")
+        most = self.max_bytes
+        require(most is None or most > 0, f"data.max_bytes ({most}) must be greater than 0, or off")
         require(
             0 <= self.validation_fraction < 1,
             f"data.validation_fraction ({self.validation_fraction}) must be at least 0 and below 1",

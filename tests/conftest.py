@@ -14,6 +14,9 @@ import torch
 # Nobody's own cache is written to.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "llamita_tests_compiled"))
 
+# A word that could be the id of a dataset is looked for nowhere.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Without a GPU the kernels run in Triton's interpreter, which is asked for before they are defined.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llamita import layers
-from llamita.config import ModelConfig, RopeScaling, RunConfig, TrainingConfig
+from llamita.config import DataConfig, ModelConfig, RopeScaling, RunConfig, TrainingConfig
 from llamita.errors import UsageError
 from llamita.model.rope import rope_tables
 
@@ -160,6 +160,13 @@ def test_a_limit_of_time_must_leave_some() -> None:
     for minutes in (0.0, -1.0):
         with pytest.raises(UsageError, match=f"training.max_minutes .{minutes}. must be greater than 0"):
             TrainingConfig(max_minutes=minutes)
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_a_limit_of_text_must_leave_some(most: int) -> None:
+    assert DataConfig().max_bytes is None
+    with pytest.raises(UsageError, match=f"data.max_bytes .{most}. must be greater than 0, or off"):
+        DataConfig(max_bytes=most)
 
 
 def test_checkpoints_are_kept_at_some_distance_or_not_for_it() -> None:

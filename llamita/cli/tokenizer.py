@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from llamita.cli.console import live_line, narrator, out, print_json
-from llamita.cli.sources import SourceName
+from llamita.cli.sources import SourceName, check_max_bytes
 from llamita.cli.stopping import Stopping, same_command
 from llamita.config import TokenizerConfig, TokenizerKind
 from llamita.errors import UsageError
@@ -19,6 +19,7 @@ def train(
     vocab_size: int = 4096,
     kind: TokenizerKind = "bpe",
     field: str = "text",
+    max_bytes: int | None = None,
     json: bool = False,
 ) -> None:
     """Train a tokenizer on text and write it as a tokenizer.json.
@@ -26,7 +27,7 @@ def train(
     Parameters
     ----------
     sources
-        Text files, folders, globs or - for standard input.
+        Text files, folders, globs, datasets of the hub, or - for standard input.
     out
         The file to write.
     vocab_size
@@ -35,14 +36,17 @@ def train(
         bpe (byte-level subwords), word, char or byte.
     field
         Where the text is in jsonl and parquet.
+    max_bytes
+        Read no more text than this.
     json
         Print one JSON object.
     """
     console = narrator(json)
     if not sources:
         raise UsageError(f"no text to learn from; for example: llamita tokenizer train book.txt --out {out}")
+    check_max_bytes(max_bytes)
     with Stopping(console, same_command()), live_line(console) as line:
-        text = read_text(sources, field)
+        text = read_text(sources, field, max_bytes=max_bytes)
         tokenizer = make_tokenizer(
             text,
             TokenizerConfig(kind=kind, vocab_size=vocab_size),

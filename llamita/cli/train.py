@@ -19,6 +19,7 @@ from llamita.layers import Layer
 from llamita.observatory.plots import plot_losses
 from llamita.observatory.summary import Summary, summarize
 from llamita.runs.folder import Run
+from llamita.text.hub_address import dataset_name
 from llamita.training.compiling import cache_folder, why_not_compiled
 from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.hardware import choose_hardware
@@ -49,7 +50,8 @@ def train(
     Parameters
     ----------
     sources
-        Text files, folders, globs or - for standard input: .txt .md .jsonl .parquet, each also .gz or .zst.
+        Text files, folders, globs or - for standard input: .txt .md .jsonl .parquet, each also .gz or .zst; datasets
+        of the hub: OWNER/NAME, or hf://datasets/OWNER/NAME@REVISION/PATH, or ?config=CONFIG&split=SPLIT behind it.
     run
         The run's folder; default: runs/ and the name of the first source.
     tokenizer
@@ -172,7 +174,8 @@ def _skipped(event: StepsSkipped) -> str:
 
 
 def _default_name(sources: tuple[str, ...]) -> str:
-    first = Path(sources[0]).name.split(".")[0] if sources else ""
+    dataset = dataset_name(sources[0]) if sources else None
+    first = dataset or (Path(sources[0]).name.split(".")[0] if sources else "")
     return first if first.strip("-*?[]") else "text"
 
 

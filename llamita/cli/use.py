@@ -9,7 +9,7 @@ import torch
 from cyclopts import Parameter
 
 from llamita.cli.console import narrator, print_json
-from llamita.cli.sources import SourceName
+from llamita.cli.sources import SourceName, check_max_bytes
 from llamita.cli.stopping import Stopping, same_command
 from llamita.config import DataConfig, DeviceName, Precision
 from llamita.errors import UsageError, UserError, command_line
@@ -117,6 +117,7 @@ def eval(
     run: Path,
     *sources: SourceName,
     field: str = "text",
+    max_bytes: int | None = None,
     checkpoint: str = "best",
     device: DeviceName = "auto",
     precision: Precision = "auto",
@@ -129,9 +130,11 @@ def eval(
     run
         The run's folder.
     sources
-        Text files, folders, globs or - for standard input.
+        Text files, folders, globs, datasets of the hub, or - for standard input.
     field
         Where the text is in jsonl and parquet.
+    max_bytes
+        Read no more text than this.
     checkpoint
         best, latest or a step.
     json
@@ -139,6 +142,7 @@ def eval(
     """
     if not sources:
         raise UsageError(f"no text to measure on; for example: {command_line('eval', run, 'other.txt')}")
+    check_max_bytes(max_bytes)
     hardware = choose_hardware(device, precision)
     opened = Run.open(run)
     torch.set_num_threads(hardware.threads)
@@ -147,7 +151,7 @@ def eval(
     with Stopping(narrator(json), same_command()), tempfile.TemporaryDirectory() as folder:
         trained_on = _training_corpus(opened, tokenizer)
         counts = trained_on.token_counts if isinstance(trained_on, Corpus) else None
-        corpus = write_shards(read(find(sources), field=field), tokenizer, Path(folder)).train
+        corpus = write_shards(read(find(sources), field=field, max_bytes=max_bytes), tokenizer, Path(folder)).train
         data = DataConfig(packing=config.data.packing, mask_documents=config.data.mask_documents)
         result = evaluate(
             model, corpus, precision=hardware.precision, data=data, lossless=tokenizer.lossless, counts=counts

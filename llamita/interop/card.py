@@ -6,6 +6,7 @@ import re
 from llamita import __version__
 from llamita.runs.checkpoint import Checkpoint
 from llamita.runs.folder import Run
+from llamita.text.hub_address import SCHEME
 from llamita.training.plan import count_parameters
 
 IMPORTED = "imported:"  # before the name of a folder, in place of the sources of a text
@@ -79,8 +80,9 @@ def _training(run: Run, found: Checkpoint | None) -> list[str]:
 
 
 def _sources(sources: tuple[str, ...]) -> str:
-    """Names of sources, without the folders of whoever trained."""
-    return ", ".join(_line(source.rstrip("/").rpartition("/")[2]) for source in sources) or "not noted"
+    """Addresses of datasets, and names of other sources without the folders of whoever trained."""
+    names = [source if source.startswith(SCHEME) else source.rstrip("/").rpartition("/")[2] for source in sources]
+    return ", ".join(map(_line, names)) or "not noted"
 
 
 def _line(text: str) -> str:

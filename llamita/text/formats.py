@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Final, Literal
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llamita.errors import UserError
+from llamita.text.hub_files import HubFile
 
 Format = Literal["text", "jsonl", "parquet"]
 Compression = Literal["gzip", "zstd"]
@@ -34,6 +35,7 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_JSON: Final = re.compile(r"\.json(?=(?:\.gz|\.zst)?$)", re.IGNORECASE)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _BUFFER: Final = 2**20  # bytes read at a time
 _ROWS: Final = 256  # rows of a parquet file in memory at a time
@@ -42,13 +44,14 @@ _GARBLED: Final = 0.1  # share of invalid characters above which a file of an un
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to read. `content` holds what can be read only once, like standard input."""
+    """A file to read. `content` holds what can be read only once, like standard input; `remote` isn't here at all."""
 
     name: str
     format: Format = "text"
     compression: Compression | None = None
     is_guess: bool = False
     content: bytes | None = field(default=None, repr=False)
+    remote: HubFile | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, path: str, content: bytes | None = None) -> "Source":
@@ -57,6 +60,11 @@ class Source:
         compression = _COMPRESSIONS.get(suffixes[-1])
         suffix = "".join(suffixes[-2:-1]) if compression else suffixes[-1]
         return cls(path, _FORMATS.get(suffix, "text"), compression, suffix not in _FORMATS, content)
+
+    @classmethod
+    def on_hub(cls, file: HubFile) -> "Source":
+        """A source on the hub, where .json mostly means a document a line."""
+        return replace(cls.of(_JSON.sub(".jsonl", file.name)), name=file.name, remote=file)
 
 
 @dataclass(slots=True)
@@ -76,14 +84,15 @@ class ReadReport:
     skipped_files: int = 0
 
 
-def records(source: Source, field: str, report: ReadReport) -> Iterator[tuple[int, str]]:
+def records(source: Source, field: str, report: ReadReport, most: int | None = None) -> Iterator[tuple[int, str]]:
     """Each text of a source with the number of its line or row, from 1; 0 for a text that is the whole file.
 
-    Line ends are "\\n", a byte order mark is gone, what is invalid is U+FFFD. Raises UserError for what isn't
-    of its format or lacks the field.
+    Line ends are "\\n", a byte order mark is gone, what is invalid is U+FFFD. most: where the file is one
+    text with more bytes than this, reading may end behind them. Raises UserError for what isn't of its format or
+    lacks the field.
     """
     with blaming(source.name):
-        for number, text in _READERS[source.format](source, field, report):
+        for number, text in _READERS[source.format](source, field, report, most):
             yield number, _normalized(text, report)
 
 
@@ -96,11 +105,14 @@ def blaming(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be read ({error}): check or replace it") from error
 
 
-def _whole_text(source: Source, _field: str, report: ReadReport) -> Iterator[tuple[int, str]]:
+def _whole_text(source: Source, _field: str, report: ReadReport, most: int | None) -> Iterator[tuple[int, str]]:
     replaced = report.replaced
     with _open(source) as stream:
         encoding = _encoding(stream.peek(4))
-        text = _decoded(stream.read(), encoding, report)
+        data = stream.read(-1 if most is None else _enough(most, encoding))
+        if most is not None and stream.peek(1):
+            data = _without_torn_end(data, encoding)
+        text = _decoded(data, encoding, report)
     if "\0" in text:
         raise UserError(
             f"{source.name} is a binary file (or UTF-16 without a byte order mark): give text in UTF-8, or "
@@ -111,7 +123,7 @@ def _whole_text(source: Source, _field: str, report: ReadReport) -> Iterator[tup
     yield 0, text
 
 
-def _json_lines(source: Source, field: str, report: ReadReport) -> Iterator[tuple[int, str]]:
+def _json_lines(source: Source, field: str, report: ReadReport, _most: int | None) -> Iterator[tuple[int, str]]:
     with _open(source) as stream:
         for number, line in enumerate(_lines(stream), start=1):
             if line.strip():
@@ -138,8 +150,10 @@ def _json_text(line: str, field: str, where: str) -> str:
     return text or ""
 
 
-def _parquet_rows(source: Source, field: str, report: ReadReport) -> Iterator[tuple[int, str]]:
-    with _seekable(source) as stream, pq.ParquetFile(stream) as file:
+def _parquet_rows(source: Source, field: str, report: ReadReport, _most: int | None) -> Iterator[tuple[int, str]]:
+    # Without a buffer, which costs time, a column is taken as a whole from each group of rows; that may be all of it.
+    buffered = _BUFFER if source.remote else 0
+    with _seekable(source) as stream, pq.ParquetFile(stream, buffer_size=buffered) as file:
         schema = file.schema_arrow
         if field not in schema.names:
             raise UserError(_without_field(source.name, field, schema.names))
@@ -154,7 +168,8 @@ def _parquet_rows(source: Source, field: str, report: ReadReport) -> Iterator[tu
                 yield number, _decoded(value or b"", "utf-8", report)
 
 
-_READERS: Final[Mapping[Format, Callable[[Source, str, ReadReport], Iterator[tuple[int, str]]]]] = MappingProxyType(
+_Reader = Callable[[Source, str, ReadReport, int | None], Iterator[tuple[int, str]]]
+_READERS: Final[Mapping[Format, _Reader]] = MappingProxyType(
     {"text": _whole_text, "jsonl": _json_lines, "parquet": _parquet_rows}
 )
 
@@ -162,14 +177,15 @@ _READERS: Final[Mapping[Format, Callable[[Source, str, ReadReport], Iterator[tup
 def _open(source: Source) -> io.BufferedReader:
     if source.content is not None:
         return io.BufferedReader(io.BytesIO(source.content))
-    return io.BufferedReader(pa.input_stream(source.name, compression=source.compression), _BUFFER)
+    content = source.name if source.remote is None else source.remote.open()
+    return io.BufferedReader(pa.input_stream(content, compression=source.compression), _BUFFER)
 
 
 @contextmanager
 def _seekable(source: Source) -> Iterator[IO[bytes]]:
     """The content of a source, unpacked into a temporary file where it is compressed."""
     if source.compression is None:
-        with open(source.name, "rb") as stream:
+        with open(source.name, "rb") if source.remote is None else source.remote.open() as stream:
             yield stream
         return
     with _open(source) as stream, tempfile.TemporaryFile() as unpacked:
@@ -194,6 +210,18 @@ def _decoded(data: bytes, encoding: str, report: ReadReport) -> str:
         text = data.decode(encoding, "replace")
         report.replaced += text.count("\ufffd") - data.decode(encoding, "ignore").count("\ufffd")
         return text
+
+
+def _enough(most: int, encoding: str) -> int:
+    """Bytes of a file that give more text than this, though a line end may take two characters, and a mark be there."""
+    return 2 * most * {"utf-16": 2, "utf-32": 4}.get(encoding, 1) + 8
+
+
+def _without_torn_end(data: bytes, encoding: str) -> bytes:
+    decoder = codecs.getincrementaldecoder(encoding)("ignore")
+    decoder.decode(data)
+    torn, _ = decoder.getstate()
+    return data[: len(data) - len(torn)]
 
 
 def _encoding(data: bytes) -> str:

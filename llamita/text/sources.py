@@ -1,4 +1,4 @@
-"""Files, folders, globs and standard input to documents."""
+"""Files, folders, globs, standard input and datasets of the hub to documents."""
 
 import glob
 import hashlib
@@ -13,8 +13,10 @@ from typing import NoReturn
 from llamita.errors import UserError
 from llamita.text.formats import SUPPORTED, ReadReport, Source, blaming, records
 from llamita.text.holdout import byte_length
+from llamita.text.hub_address import Address, pinned
+from llamita.text.hub_datasets import sources_of
 
-__all__ = ["Document", "ReadReport", "Source", "Stamp", "find", "read", "read_from", "stamp", "total_bytes"]
+__all__ = ["Document", "ReadReport", "Source", "Stamp", "find", "pin", "read", "read_from", "stamp", "total_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class Document:
 class Stamp:
     """What tells a source from another, and from what it was before.
 
-    path: absolute. bytes: as it lies on disk. mtime_ns, ctime_ns: when it was last written, and
-    when anything of it was changed, which nobody can set back. sha256: of the content of
-    standard input or a pipe, which have no such time.
+    path: absolute, or an address with its commit. bytes: as it lies on disk. mtime_ns, ctime_ns: when it was last
+    written, and when anything of it was changed, which nobody can set back. sha256: of the content of what has no
+    such time: standard input, pipes, large files of the hub.
     """
 
     path: str
@@ -42,10 +44,11 @@ class Stamp:
 
 
 def find(paths: Sequence[str], *, report: ReadReport | None = None) -> list[Source]:
-    """The sources behind files, folders, globs and "-", which is standard input, read here.
+    """The sources behind files, folders, globs, addresses of datasets and "-", which is standard input, read here.
 
     Folders are searched in sorted order for known suffixes, without hidden files; a file that is named may
-    have any suffix. A file found twice counts once. Raises UserError for a path that leads to nothing.
+    have any suffix. A file found twice counts once. OWNER/NAME is a dataset where nothing of that name is here.
+    Raises UserError for a path that leads to nothing.
     """
     report = report or ReadReport()
     if not paths:
@@ -65,25 +68,32 @@ def read(
     field: str = "text",
     report: ReadReport | None = None,
     counts: list[int] | None = None,
+    max_bytes: int | None = None,
 ) -> Iterator[Document]:
     """The documents of sources: one a text file, one a line of jsonl, one a row of parquet.
 
     The same text gives the same document in every format: without a byte order mark, with "\\n" for line ends
     and U+FFFD for what is invalid. `field` names the text in jsonl and parquet; null is an empty text. `counts`
-    gets the number of documents of each source when it is read. Raises UserError for what cannot be read and,
-    at the end, if there was no document at all.
+    gets the number of documents of each source when it is read. With `max_bytes` it ends before the document that
+    would make it more text, or within it if that is the first; sources behind it aren't opened. Raises UserError for
+    what cannot be read and, at the end, if there was no document at all.
     """
     report = report or ReadReport()
     sources = list(sources)
     documents_before, empty_before = report.documents, report.empty
+    left = sys.maxsize if max_bytes is None else max_bytes
     for source in sources:
         source_before = report.documents
-        for number, text in records(source, field, report):
-            if not text or text.isspace():
-                report.empty += 1
-                continue
+        for number, text in _texts(source, field, report, max_bytes) if left else ():
+            size = byte_length(text)
+            if size > left:
+                text = _beginning(text, left) if report.documents == documents_before else ""
+                left = size = byte_length(text)
+            if not text:
+                break
+            left -= size
             report.documents += 1
-            report.bytes += byte_length(text)
+            report.bytes += size
             yield Document(text, f"{source.name}:{number}" if number else source.name)
         report.file_bytes += total_bytes([source])
         if counts is not None:
@@ -96,14 +106,18 @@ def read(
         )
 
 
-def read_from(number: int, sources: Sequence[Source], counts: Sequence[int], *, field: str) -> Iterator[Document]:
+def read_from(
+    number: int, sources: Sequence[Source], counts: Sequence[int], *, field: str, max_bytes: int | None = None
+) -> Iterator[Document]:
     """The documents from a number on, counted from 0; sources that are over by then are not opened.
 
-    counts: the number of documents of each source, as `read` gives it.
+    counts: the number of documents of each source, as `read` gives it with the same `max_bytes`.
     """
     for at, count in enumerate(counts):
         if number < count:
-            return islice(read(sources[at:], field=field), number, None)
+            # More than the rest may fit into what is for the whole.
+            end = None if max_bytes is None else sum(counts[at:])
+            return islice(read(sources[at:], field=field, max_bytes=max_bytes), number, end)
         number -= count
     return iter(())
 
@@ -112,6 +126,8 @@ def stamp(source: Source) -> Stamp:
     """What a source is now; UserError if it can't be looked at."""
     if source.content is not None:
         return Stamp(source.name, len(source.content), sha256=hashlib.sha256(source.content).hexdigest())
+    if source.remote is not None:
+        return Stamp(source.name, source.remote.size, sha256=source.remote.sha256)
     with blaming(source.name):
         found = os.stat(source.name)
     return Stamp(os.path.abspath(source.name), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
@@ -122,9 +138,37 @@ def total_bytes(sources: Iterable[Source]) -> int:
     return sum(map(_size, sources))
 
 
+def pin(path: str) -> str:
+    """A source as settings keep it: a dataset of the hub as an address with the commit that its revision is now.
+
+    UserError if the hub doesn't say.
+    """
+    return str(_dataset(path) or path)
+
+
+def _texts(source: Source, field: str, report: ReadReport, most: int | None) -> Iterator[tuple[int, str]]:
+    """The texts of a source that aren't empty."""
+    for number, text in records(source, field, report, most):
+        if text and not text.isspace():
+            yield number, text
+        else:
+            report.empty += 1
+
+
+def _beginning(text: str, most: int) -> str:
+    return text[:most].encode()[:most].decode(errors="ignore")
+
+
+def _dataset(path: str) -> Address | None:
+    is_here = path == "-" or os.path.lexists(path) or glob.glob(path, recursive=True)
+    return None if is_here else pinned(path)
+
+
 def _size(source: Source) -> int:
     if source.content is not None:
         return len(source.content)
+    if source.remote is not None:
+        return source.remote.size
     with blaming(source.name):
         return os.path.getsize(source.name)
 
@@ -133,6 +177,10 @@ def _expand(path: str, report: ReadReport) -> list[Source]:
     if path == "-":
         with blaming("standard input"):
             return [Source("standard input", content=sys.stdin.buffer.read())]
+    if address := _dataset(path):
+        found, skipped = sources_of(address)
+        report.skipped_files += skipped
+        return found
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
     if not matches:
         raise UserError(f"{path}: no such file or folder: check the path")

@@ -27,7 +27,7 @@ def train(
     seed: int = 0,
     optimizer: OptimizerConfig = OptimizerConfig(),
 ) -> list[StepMetrics]:
-    """Train a model in place on files, folders or globs, where it is; gives the metrics of every tenth step.
+    """Train a model in place, where it is, on sources as `llamita train` takes them; gives every tenth step's metrics.
 
     UserError for sources that can't be read. Nothing is kept on disk: `llamita train` makes runs.
     """

@@ -66,9 +66,9 @@ class Preparation:
         asked = [[asdict(source) for source in self.sources], self.settings]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
-    def has_read(self, sources: Sequence[Stamp], field: str) -> bool:
-        """Whether it has read these sources as they are, with this field and this version."""
-        return self.sources == tuple(sources) and reading_settings(field).items() <= self.settings.items()
+    def has_read(self, sources: Sequence[Stamp], field: str, max_bytes: int | None) -> bool:
+        """Whether it has read these sources as they are, as much of them, with this field and this version."""
+        return self.sources == tuple(sources) and reading_settings(field, max_bytes).items() <= self.settings.items()
 
     def changes(self, now: "Preparation") -> list[str]:
         """What differs in another preparation, in words."""
@@ -110,9 +110,9 @@ def forget_preparation(folder: Path) -> None:
     (folder / _NAME).unlink(missing_ok=True)
 
 
-def reading_settings(field: str) -> dict[str, Any]:
+def reading_settings(field: str, max_bytes: int | None) -> dict[str, Any]:
     """What the documents of a source depend on."""
-    return {"llamita": __version__, "data.field": field}
+    return {"llamita": __version__, "data.field": field, "data.max_bytes": max_bytes}
 
 
 def token_settings(config: RunConfig, given: Tokenizer | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from llamita.layers import Layer
 from llamita.runs.folder import Run
 from llamita.text.holdout import byte_length
 from llamita.text.shards import Corpora, remove_journal, resume_shards
-from llamita.text.sources import Document, ReadReport, Source, Stamp, find, read, read_from
+from llamita.text.sources import Document, ReadReport, Source, Stamp, find, pin, read, read_from
 from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import Hardware, choose_hardware
 from llamita.training.preparation import (
@@ -51,6 +51,7 @@ class Text:
 
     sources: list[Source]
     field: str
+    max_bytes: int | None
     report: ReadReport
     stamps: tuple[Stamp, ...]
     counts: tuple[int, ...]
@@ -58,7 +59,7 @@ class Text:
     def documents(self, doing: str, progress: Progress | None) -> Iterator[str]:
         """The text of each document."""
         done = reported = 0
-        for document in read(self.sources, field=self.field):
+        for document in read(self.sources, field=self.field, max_bytes=self.max_bytes):
             done += byte_length(document.text)
             if progress and done - reported > _STEP_BYTES:
                 progress(doing, done, self.report.bytes)
@@ -67,7 +68,7 @@ class Text:
 
     def documents_from(self, number: int) -> Iterator[Document]:
         """The documents from a number on; sources that are over by then are not opened."""
-        return read_from(number, self.sources, self.counts, field=self.field)
+        return read_from(number, self.sources, self.counts, field=self.field, max_bytes=self.max_bytes)
 
     def check_unchanged(self) -> None:
         """UserError if a file isn't what it was when it was found."""
@@ -109,18 +110,19 @@ def prepare_run(
     data, hardware = known_first(sourced)
     if not data.sources:
         raise UsageError("no text to train on; for example: llamita train book.txt")
+    pins, sourced = _pinned(data.sources, sourced)
     with ExitStack() as held:
         # A folder that isn't there yet is made when nothing is left to complain about.
         run = held.enter_context(claimed(target)) if os.path.exists(target) else None
         before, changes = load_preparation(target)
-        text = read_text(data.sources, data.field, progress, before)
+        text = read_text(pins, data.field, progress, before, data.max_bytes)
         rough_tokens = max(text.report.bytes // _ROUGH_BYTES_PER_TOKEN, 1)
         vocab_size = pick_vocab_size(text.report.bytes, hardware.device) if start is None else start.model.vocab_size
         draft, _ = resolve(sourced, hardware, text.report.bytes, rough_tokens, vocab_size)
         if start is not None:
             start.check(draft.model)
         given = _given_tokenizer(draft.tokenizer)
-        settings = reading_settings(data.field) | token_settings(draft, given)
+        settings = reading_settings(data.field, data.max_bytes) | token_settings(draft, given)
         now = Preparation(sources=text.stamps, settings=settings, report=text.report, counts=text.counts)
         if before is not None:
             changes += before.changes(now)
@@ -155,6 +157,12 @@ def prepare_run(
     return Prepared(run, text, tokenizer, corpora)
 
 
+def _pinned(sources: Sequence[str], asked: list[Layer]) -> tuple[list[str], list[Layer]]:
+    """The sources, those of the hub at the commit that they have now, which the settings keep."""
+    pins = [pin(path) for path in sources]
+    return pins, asked if pins == list(sources) else [*asked, Layer("the hub", {"data": {"sources": pins}})]
+
+
 def known_first(asked: list[Layer]) -> tuple[DataConfig, Hardware]:
     """The text and the machine that partial settings name: sizes are picked for them."""
     values = layers.typed(layers.merge(asked)[0])
@@ -164,29 +172,39 @@ def known_first(asked: list[Layer]) -> tuple[DataConfig, Hardware]:
 
 
 def read_text(
-    paths: Sequence[str], field: str, progress: Progress | None = None, before: Preparation | None = None
+    paths: Sequence[str],
+    field: str,
+    progress: Progress | None = None,
+    before: Preparation | None = None,
+    max_bytes: int | None = None,
 ) -> Text:
     """Find sources and read them through, unless an earlier preparation has; UserError for what can't be read."""
     report = ReadReport()
     sources = find(paths, report=report)
     found = stamps(sources)
-    if before is not None and before.has_read(found, field):
+    if before is not None and before.has_read(found, field, max_bytes):
         report = replace(before.report, skipped_files=report.skipped_files)
-        return Text(sources, field, report, found, before.counts)
+        return Text(sources, field, max_bytes, report, found, before.counts)
     counts: list[int] = []
     total = sum(one.bytes for one in found)
-    source = text_before = told = 0
-    for document in read(sources, field=field, report=report, counts=counts):
+    source = text_before = told = end = 0
+    for document in read(sources, field=field, report=report, counts=counts, max_bytes=max_bytes):
         if len(counts) > source:
             source, text_before = len(counts), report.bytes - byte_length(document.text)
         if progress and report.bytes - told > _STEP_BYTES:
             told = report.bytes
             packed = 1 if sources[source].compression is None else _PACKED
             within = min(round((told - text_before) * packed), found[source].bytes)
-            progress("reading the text", report.file_bytes + within, total)
+            done, end = _nearer_end(report.file_bytes + within, total, told, max_bytes)
+            progress("reading the text", done, end)
     if progress and told:
-        progress("reading the text", total, total)
-    return Text(sources, field, report, found, tuple(counts))
+        progress("reading the text", end, end)
+    return Text(sources, field, max_bytes, report, found, tuple(counts))
+
+
+def _nearer_end(read: int, files: int, text: int, most: int | None) -> tuple[int, int]:
+    """How much is done of how much: of the files, or of the text that is wanted, whichever ends the reading."""
+    return (text, most) if most is not None and text * files > read * most else (read, files)
 
 
 def make_tokenizer(text: Text, config: TokenizerConfig, progress: Progress | None = None) -> Tokenizer:

@@ -29,7 +29,10 @@ PATHS = (
     "nowhere",
     "text.txt/x",
 )
-ODD_PATHS = ("", "a" * 300, "x\udcff", "[b]", "*", "~", "~nobody/x", "\n", "runs", "list.txt", "odd.toml", "-")
+ODD_PATHS = (
+    *("", "a" * 300, "x\udcff", "[b]", "*", "~", "~nobody/x", "\n", "runs", "list.txt", "odd.toml", "-"),
+    *("nobody/nothing", "hf://datasets/nobody/nothing?split=x", "hf://nobody/nothing", "hf://datasets/../x"),
+)
 RUNS = ("runs/it", "runs/it/", "runs/it/config.toml", "runs/it/checkpoints", "nowhere", "", "a" * 300, "x\udcff", "*")
 WORDS = (
     "the",

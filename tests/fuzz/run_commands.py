@@ -11,6 +11,7 @@ READING = (
     *(("embeddings", "neighbors", "RUN", "the"), ("embeddings", "similarity", "RUN", "the", "#70")),
     *(("embeddings", "analogy", "RUN", "the", "a", "and"), ("embeddings", "export", "RUN", "OUT")),
     *(("embeddings", "odd-one-out", "RUN", "the", "a", "river", "--center"), ("eval", "RUN", "TEXT")),
+    ("eval", "RUN", "TEXT", "--max-bytes", "200"),
     *(("embeddings", "direction", "RUN", "--lists", "LIST", "OTHER"),),
     *(("embeddings", "map", "RUN", "the", "a", "and", "--file", "MAP"),),
     *(("export", "hf", "RUN", "OUT"), ("export", "gguf", "RUN", "OUT")),

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,15 @@ def test_nothing_that_is_named_can_forge_a_card(tiny_run: Run, tmp_path: Path) -
     front = card.split("---\n")[1].splitlines()
     assert len(front) == 4 and front[-1] == 'license: "x\\ny: z"'
     assert "# a --- license: mit" in card.splitlines()
+
+
+def test_a_card_names_datasets_in_full_and_files_without_their_folders(tiny_run: Run, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    address = f"hf://datasets/owner/tales@{'0' * 40}"
+    config = run.config()
+    run.write_config(replace(config, data=replace(config.data, sources=(address, "/home/me/book.txt"))))
+    card = (export_hf(run, tmp_path / "out") / "README.md").read_text()
+    assert f"- text: {address}, book.txt; " in card
 
 
 def test_the_command_tells_what_it_wrote(tiny_run: Run, tmp_path: Path) -> None:

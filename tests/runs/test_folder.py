@@ -57,6 +57,7 @@ def test_every_setting_of_a_resolved_config_has_a_real_value(tiny_run: Run) -> N
     assert off <= {
         "model.rope_scaling",
         "tokenizer.file",
+        "data.max_bytes",
         "optimizer.clip",
         "training.max_minutes",
         "training.keep_every",

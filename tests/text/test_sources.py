@@ -104,6 +104,50 @@ def test_invalid_utf_8_is_replaced_and_counted_alike_in_every_format(tmp_path: P
         assert report.replaced == invalid
 
 
+@given(
+    texts=st.lists(UNICODE, min_size=1, max_size=5).filter(lambda texts: not texts[0].isspace() and bool(texts[0])),
+    limit=st.integers(4, 80),
+)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_as_many_whole_documents_are_read_as_fit_and_a_first_one_that_does_not_is_cut(
+    tmp_path: Path, texts: list[str], limit: int
+) -> None:
+    whole = texts_of(write(tmp_path / "whole.jsonl", as_jsonl([*texts, "one that isn't empty"])))
+    expected, size = list[str](), 0
+    for text in whole:
+        size += len(text.encode())
+        if size > limit:
+            break
+        expected.append(text)
+    expected = expected or [whole[0].encode()[:limit].decode(errors="ignore")]
+    half = len(texts) // 2
+    paths = [
+        write(tmp_path / "a.jsonl", as_jsonl([*texts[:half]])),
+        write(tmp_path / "b.parquet", as_parquet([*texts[half:], "one that isn't empty"])),
+    ]
+    report, counts = ReadReport(), list[int]()
+    sources = find(paths)
+    found = [document.text for document in read(sources, report=report, counts=counts, max_bytes=limit)]
+    assert found == expected
+    assert report.bytes == sum(len(text.encode()) for text in found) <= limit
+    assert len(counts) == 2 and sum(counts) == len(found)
+    for number in range(len(found) + 1):
+        again = read_from(number, sources, counts, field="text", max_bytes=limit)
+        assert [document.text for document in again] == found[number:]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("limit", range(16, 30))
+def test_a_text_is_cut_between_characters(encoding: str, limit: int, tmp_path: Path) -> None:
+    text, report = "Łódź 😀 犬 " * 9, ReadReport()
+    (source,) = find([write(tmp_path / "a.txt", text.encode(encoding))])
+    (document,) = read([source], report=report, max_bytes=limit)
+    assert text.startswith(document.text) and limit / 5 < len(document.text.encode()) <= limit
+    assert report.replaced == 0
+    (document,) = read([source], max_bytes=10**6)
+    assert document.text == text
+
+
 def test_only_a_file_can_begin_with_a_byte_order_mark_of_utf_16(tmp_path: Path) -> None:
     write_invalid_parquet(tmp_path / "a.parquet", b"\xff\xfeab")
     assert texts_of(tmp_path / "a.parquet") == ["\ufffd\ufffdab"]

@@ -80,6 +80,7 @@ KNOBS: dict[str, Knob] = {
     "tokenizer.file": Knob({"tokenizer.file": "{folder}/bytes.json"}),
     "data.sources": Knob({"data.sources": ["{folder}/long.txt"]}),
     "data.field": Knob({"data.field": "loud"}),
+    "data.max_bytes": Knob({"data.max_bytes": 1500}),
     "data.validation_fraction": Knob({"data.validation_fraction": 0.4}),
     "data.packing": Knob({"data.packing": "documents"}),
     "data.mask_documents": Knob({"data.mask_documents": True}),

@@ -232,6 +232,7 @@ def test_sources_in_another_order_are_others(texts: Path, tmp_path: Path) -> Non
     ("setting", "value", "told"),
     [
         ("training.seed", 5, "training.seed was 0, is 5"),
+        ("data.max_bytes", 900, "data.max_bytes was not set, is 900"),
         ("data.validation_fraction", 0.0, "data.validation_fraction was 0.3, is 0.0"),
         ("data.field", "body", "data.field was text, is body"),
         ("tokenizer.vocab_size", 8, "tokenizer.vocab_size was 320, is 8"),
