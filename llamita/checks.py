@@ -2,9 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Final, Literal, get_args, get_origin, get_type_hints
 
 from llamita.errors import UsageError
+
+# Beyond what anybody builds: a config of a stranger must not have memory or threads taken without end.
+LARGEST_MODEL: Final = MappingProxyType(
+    {"vocab_size": 1 << 22, "n_embd": 1 << 17, "n_layers": 1 << 10, "n_heads": 1 << 12, "n_kv_heads": 1 << 12}
+    | {"head_dim": 1 << 14, "multiple_of": 1 << 17, "ffn_dim": 1 << 20, "max_seq_len": 1 << 20}
+)
+ROPE_TABLE: Final = 1 << 28  # positions times head_dim
+LARGEST_TRAINING: Final = MappingProxyType({"batch_size": 1 << 20, "threads": 1 << 10, "sample_tokens": 1 << 16})
+LARGEST_SCALING: Final = MappingProxyType(
+    {"factor": 1e6, "original_max_seq_len": 1 << 20, "high_freq_factor": 1e6, "beta_fast": 1e6}
+)
+LEAST_TURNS: Final = 1e-6
 
 
 def require(holds: bool, message: str) -> None:
@@ -14,11 +27,12 @@ def require(holds: bool, message: str) -> None:
 
 
 def chosen(table: str, config: object) -> None:
-    """UsageError unless each field of a dataclass that is a choice has one of its values."""
+    """UsageError unless each field of a dataclass that is a choice, or several, has none but its values."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            allowed = ", ".join(map(repr, get_args(hint)))
+        kind, choices = (get_args(hint)[0], value) if get_origin(hint) is tuple else (hint, (value,))
+        if get_origin(kind) is Literal and any(choice not in get_args(kind) for choice in choices):
+            allowed = ", ".join(map(repr, get_args(kind)))
             raise UsageError(f"{table}.{name} = {value!r} must be one of {allowed}")
 
 

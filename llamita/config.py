@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
+from llamita import checks
 from llamita.checks import at_most, chosen, positive, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp8"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 AttentionKernel = Literal["auto", "torch", "cudnn", "flash", "efficient", "math"]
 TokenizerKind = Literal["bpe", "word", "char", "byte"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 # Stands where __post_init__ puts a number that follows from other fields.
 _DERIVED: Any = None
@@ -18,18 +19,6 @@ _DERIVED: Any = None
 # A tied table's rows are as large as a start near a guess allows: the token just read gets a sixteenth of the first
 # prediction, or logits spread by a half. Looked up, they are scaled to this root mean square (docs/ties.md).
 _COPY_ODDS, _LOGIT_STD, _TIED_INPUT_RMS = 1 / 15, 0.5, 0.2
-
-# Beyond what anybody builds: a config of a stranger must not have memory or threads taken without end.
-_LARGEST_MODEL: Final = MappingProxyType(
-    {"vocab_size": 1 << 22, "n_embd": 1 << 17, "n_layers": 1 << 10, "n_heads": 1 << 12, "n_kv_heads": 1 << 12}
-    | {"head_dim": 1 << 14, "multiple_of": 1 << 17, "ffn_dim": 1 << 20, "max_seq_len": 1 << 20}
-)
-_ROPE_TABLE: Final = 1 << 28  # positions times head_dim
-_LARGEST_TRAINING: Final = MappingProxyType({"batch_size": 1 << 20, "threads": 1 << 10, "sample_tokens": 1 << 16})
-_LARGEST_SCALING: Final = MappingProxyType(
-    {"factor": 1e6, "original_max_seq_len": 1 << 20, "high_freq_factor": 1e6, "beta_fast": 1e6}
-)
-_LEAST_TURNS: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +37,14 @@ class RopeScaling:
         chosen("model.rope_scaling", self)
         positive("model.rope_scaling", factor=self.factor, original_max_seq_len=self.original_max_seq_len)
         require(self.factor >= 1, f"model.rope_scaling.factor ({self.factor}) must be at least 1")
-        at_most(_LARGEST_SCALING, "model.rope_scaling", self)
+        at_most(checks.LARGEST_SCALING, "model.rope_scaling", self)
         for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
             below, above = getattr(self, low), getattr(self, high)
             positive("model.rope_scaling", **{low: below, high: above})
             require(
-                _LEAST_TURNS <= below < above,
+                checks.LEAST_TURNS <= below < above,
                 f"model.rope_scaling.{low} ({below}) must be less than model.rope_scaling.{high} ({above}), "
-                f"and at least {_LEAST_TURNS}",
+                f"and at least {checks.LEAST_TURNS}",
             )
 
 
@@ -110,11 +99,11 @@ class ModelConfig:
     def _check(self) -> None:
         positive("model", n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, ffn_dim=self.ffn_dim)
         positive("model", embedding_scale=self.embedding_scale, rope_theta=self.rope_theta, norm_eps=self.norm_eps)
-        at_most(_LARGEST_MODEL, "model", self)
+        at_most(checks.LARGEST_MODEL, "model", self)
         require(self.rope_theta > 1, f"model.rope_theta ({self.rope_theta}) must be greater than 1")
         require(
-            self.positions != "rope" or self.max_seq_len * self.head_dim <= _ROPE_TABLE,
-            f"model.max_seq_len ({self.max_seq_len}) times head_dim ({self.head_dim}) is more than {_ROPE_TABLE}",
+            self.positions != "rope" or self.max_seq_len * self.head_dim <= checks.ROPE_TABLE,
+            f"model.max_seq_len ({self.max_seq_len}) times head_dim ({self.head_dim}) is more than {checks.ROPE_TABLE}",
         )
         require(
             self.n_heads % self.n_kv_heads == 0,
@@ -138,7 +127,7 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         chosen("tokenizer", self)
         positive("tokenizer", vocab_size=self.vocab_size)
-        at_most({"vocab_size": _LARGEST_MODEL["vocab_size"]}, "tokenizer", self)
+        at_most({"vocab_size": checks.LARGEST_MODEL["vocab_size"]}, "tokenizer", self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,7 +235,7 @@ class TrainingConfig:
         positive("training", log_every=self.log_every, eval_every=self.eval_every, save_every=self.save_every)
         positive("training", rewind_after=self.rewind_after)
         positive("training", keep_last=self.keep_last, eval_tokens=self.eval_tokens, threads=self.threads)
-        at_most(_LARGEST_TRAINING, "training", self)
+        at_most(checks.LARGEST_TRAINING, "training", self)
         require(
             self.batch_size % self.micro_batch_size == 0,
             f"training.batch_size ({self.batch_size}) must be a multiple of "
@@ -269,6 +258,19 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    """Trackers that figures go `to` while training, and the project that wandb and trackio file the run under."""
+
+    to: tuple[TrackerName, ...] = ()
+    project: str = "llamita"
+
+    def __post_init__(self) -> None:
+        chosen("tracking", self)
+        named = self.project.strip() and self.project.isprintable() and not set("/\\#?%:") & set(self.project)
+        require(bool(named), f"tracking.project = {self.project!r} must be a name, without / \\ # ? % :")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """Everything that a run was asked for and resolved to; lies in the run folder as config.toml."""
 
@@ -277,6 +279,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def tokens_per_step(self) -> int:
@@ -284,8 +287,6 @@ class RunConfig:
         return self.training.batch_size * self.model.max_seq_len
 
     def __post_init__(self) -> None:
-        if self.training.precision != "fp8":
-            return
         model, training = self.model, self.training
         sizes = {
             "model.n_embd": model.n_embd,
@@ -294,5 +295,5 @@ class RunConfig:
             "model.n_kv_heads x model.head_dim": model.n_kv_heads * model.head_dim,
             "training.micro_batch_size x model.max_seq_len": training.micro_batch_size * model.max_seq_len,
         }
-        for name, size in sizes.items():
+        for name, size in sizes.items() if training.precision == "fp8" else ():
             require(size % 16 == 0, f"{name} ({size}) must be a multiple of 16 for --precision fp8; bf16 takes any")

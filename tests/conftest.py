@@ -13,6 +13,8 @@ import torch
 # Before anything of llamita is imported:
 # Nobody's own cache is written to.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "llamita_tests_compiled"))
+# Nor is anybody's account.
+os.environ["WANDB_MODE"] = "disabled"
 
 # A word that could be the id of a dataset is looked for nowhere.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

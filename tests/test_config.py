@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llamita import layers
-from llamita.config import DataConfig, ModelConfig, RopeScaling, RunConfig, TrainingConfig
+from llamita.config import DataConfig, ModelConfig, RopeScaling, RunConfig, TrackingConfig, TrainingConfig
 from llamita.errors import UsageError
 from llamita.model.rope import rope_tables
 
@@ -234,3 +234,16 @@ def test_angles_stay_finite_however_they_are_stretched(kind: Any, extreme: dict[
 def test_a_number_of_turns_has_a_smallest_size(name: str) -> None:
     with pytest.raises(UsageError, match=re.escape(f"model.rope_scaling.{name} (5e-324) must be")):
         RopeScaling(**{"kind": "yarn", "factor": 2.0, "original_max_seq_len": 64, name: 5e-324})
+
+
+@pytest.mark.parametrize("project", ["", " ", "a/b", "a\\b", "50%", "a\nb"])
+def test_a_project_has_a_name_that_trackers_take(project: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"tracking.project = {project!r} must be a name")):
+        TrackingConfig(project=project)
+
+
+def test_each_tracker_must_be_one_that_there_is() -> None:
+    asked: Any = ("tensorboard", "mlflow")
+    with pytest.raises(UsageError, match=re.escape(f"tracking.to = {asked!r} must be one of 'tensorboard', 'wandb'")):
+        TrackingConfig(to=asked)
+    assert TrackingConfig(to=("wandb", "trackio")).to == ("wandb", "trackio")

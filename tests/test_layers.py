@@ -19,6 +19,7 @@ from llamita.config import (
     OptimizerConfig,
     RopeScaling,
     TokenizerConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from llamita.errors import UsageError
@@ -158,6 +159,7 @@ def test_flat_names_every_field_of_every_table() -> None:
         ("data", DataConfig),
         ("optimizer", OptimizerConfig),
         ("training", TrainingConfig),
+        ("tracking", TrackingConfig),
     ):
         expected |= {f"{table}.{name}" for name in layers.field_names(cls)}
     assert names == expected

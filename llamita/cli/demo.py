@@ -29,6 +29,7 @@ from llamita.observatory.plots import plot_losses, plot_map
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
 from llamita.runs.lock import LOCK, writing
+from llamita.tracking.tracked import check_trackers, tracked
 from llamita.training.events import Evaluated
 from llamita.training.session import Session
 from llamita.training.stories import PreparedStories, is_story_run, prepare_stories, story_config
@@ -62,7 +63,7 @@ def demo(run: Path = Path("runs/demo"), *, settings: Settings = Settings(), json
 def _demonstrate(run: Path, settings: Settings, stopping: Stopping, console: Console) -> dict[str, object]:
     """The whole road; gives what report.json says of it."""
     # Settings that don't fit are told before an earlier demo is removed.
-    story_config(settings.asked())
+    check_trackers(story_config(settings.asked()).tracking)
     _clear(run)
     begun = time.perf_counter()
     prepared = prepare_stories(run, settings.asked())
@@ -137,7 +138,7 @@ def _train(prepared: PreparedStories, session: Session, stopping: Stopping, cons
         f"of the stories: {prepared.floor:.4f} nats a token."
     )
     with stopping.finishing(), live_line(console) as line:
-        for event in session.events(stopping):
+        for event in tracked(session.events(stopping), session, line.say):
             if isinstance(event, Evaluated):
                 loss = event.evaluation.loss
                 line.say(f"step {event.step}: validation loss {loss:.4f}, {loss - prepared.floor:.4f} above the floor")

@@ -15,6 +15,7 @@ from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError, command_line
 from llamita.observatory.summary import summarize
 from llamita.runs.folder import Run
+from llamita.tracking.tracked import check_trackers
 from llamita.training.hardware import choose_hardware
 from llamita.training.schedule import lr_multiplier
 from llamita.training.session import Session
@@ -51,6 +52,7 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
             if json:
                 print_json(summarize(opened))
             return
+        check_trackers(config.tracking)
         session = Session(opened, config, begin=checkpoint, started=started)
         if begin is not None:
             console.print(f"going on from step {begin.step}")
@@ -66,10 +68,10 @@ def _changed(run: Run, settings: Settings) -> RunConfig:
     _, origin = layers.merge(settings.asked())
     for name in origin:
         # Another seed would be another order of the data, in which the run's position means nothing.
-        if not name.startswith(("training.", "optimizer.")) or name == "training.seed":
+        if not name.startswith(("training.", "optimizer.", "tracking.")) or name == "training.seed":
             raise UsageError(
-                f"--{name}: a resumed run keeps what it began with; only optimizer.* and training.* but the seed may "
-                "change"
+                f"--{name}: a resumed run keeps what it began with; only optimizer.*, training.* but the seed, and "
+                "tracking.* may change"
             )
     values, _ = layers.merge([layers.from_file(run.config_file), *settings.asked()])
     config = layers.build(values)

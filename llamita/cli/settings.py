@@ -15,6 +15,7 @@ from llamita.config import (
     OptimizerConfig,
     Precision,
     TokenizerConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 
@@ -44,6 +45,7 @@ _Data: Any = _partial(DataConfig, without=("sources",))
 _Model: Any = _partial(ModelConfig, without=("vocab_size", "unpredicted_rows"))
 _Optimizer: Any = _partial(OptimizerConfig)
 _Training: Any = _partial(TrainingConfig)
+_Tracking: Any = _partial(TrackingConfig)
 
 
 @Parameter(name="*")
@@ -54,7 +56,7 @@ class Settings:
     preset: str | None = None
     """A model of a known size: nano, 30m, 124m, 350m, 1b."""
     config: Path | None = None
-    """A TOML file with the tables tokenizer, data, model, optimizer and training."""
+    """A TOML file with the tables tokenizer, data, model, optimizer, training and tracking."""
     seed: int | None = None
     """Of weights, data order and samples; the same as --training.seed."""
     device: DeviceName | None = None
@@ -66,6 +68,7 @@ class Settings:
     model: Annotated[_Model, Parameter(group="Model")] = _Model()
     optimizer: Annotated[_Optimizer, Parameter(group="Optimizer")] = _Optimizer()
     training: Annotated[_Training, Parameter(group="Training")] = _Training()
+    tracking: Annotated[_Tracking, Parameter(group="Tracking")] = _Tracking()
 
     def asked(self) -> list[layers.Layer]:
         """What was asked for, weakest first: preset, file, command line."""
@@ -79,7 +82,7 @@ class Settings:
     def command_line(self) -> layers.Layer:
         """What was given as options."""
         given: dict[str, Any] = {}
-        for name in ("tokenizer", "data", "model", "optimizer", "training"):
+        for name in ("tokenizer", "data", "model", "optimizer", "training", "tracking"):
             given[name] = _given(getattr(self, name))
         for name in ("seed", "device", "precision"):
             if getattr(self, name) is not None:

@@ -2,24 +2,26 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from llamita import layers
 from llamita.cli.console import Line, count, duration, escaped, live_line, narrator, print_json
 from llamita.cli.settings import Settings
 from llamita.cli.sources import SourceName
 from llamita.cli.stopping import Stopping, same_command
-from llamita.config import RunConfig
+from llamita.config import RunConfig, TrackingConfig
 from llamita.errors import UsageError, command_line
 from llamita.layers import Layer
 from llamita.observatory.plots import plot_losses
 from llamita.observatory.summary import Summary, summarize
 from llamita.runs.folder import Run
 from llamita.text.hub_address import dataset_name
+from llamita.tracking.tracked import check_trackers, tracked
 from llamita.training.compiling import cache_folder, why_not_compiled
 from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.hardware import choose_hardware
@@ -76,6 +78,7 @@ def train(
         raise UsageError(f"--tokenizer: the weights of {start} have a tokenizer of their own; leave one of them out")
     if tokenizer is not None:
         asked.append(Layer("command line", {"tokenizer": {"file": str(tokenizer)}}))
+    check_trackers(TrackingConfig(**layers.typed(layers.merge(asked)[0]).get("tracking", {})))
     with Stopping(console, same_command()) as stopping:
         with live_line(console) as line:
             prepared = prepare_run(
@@ -102,7 +105,7 @@ def train_session(session: Session, stopping: Stopping, console: Console, *, as_
     _describe_run(session, console)
     with stopping.finishing():
         stopping.go_on = command_line("resume", run.path)
-        watch(session.events(stopping), session.config, console)
+        watch(session, stopping, console)
     plot_losses(run)
     if session.state.step < session.config.training.steps:
         console.print(f"stopped and saved; go on with: {stopping.go_on}", markup=False)
@@ -114,11 +117,11 @@ def train_session(session: Session, stopping: Stopping, console: Console, *, as_
         _describe_result(run, result, console)
 
 
-def watch(events: Iterable[Event], config: RunConfig, console: Console) -> None:
-    """Show events as they come: one live line, and lines that stay for evaluations."""
+def watch(session: Session, stopping: Stopping, console: Console) -> None:
+    """Train, and show events as they come: one live line, and lines that stay for evaluations."""
     with live_line(console) as line:
-        for event in events:
-            show(event, config, line)
+        for event in tracked(session.events(stopping), session, line.say):
+            show(event, session.config, line)
 
 
 def show(event: Event, config: RunConfig, line: Line) -> None:

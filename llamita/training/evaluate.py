@@ -23,6 +23,7 @@ from llamita.training.hardware import autocast
 _HEAD_DIM_STEP, _LARGEST_HEAD_DIM = 8, 256
 _MOST_STARTS = 1 << 16
 
+_LARGEST_EXPONENT = 700.0  # beyond it no float holds a perplexity
 # Where bands of counts begin, beside that of those that never occur.
 _POWERS = tuple(10**power for power in range(11))
 
@@ -55,7 +56,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """e to the loss: among how many tokens the model is at a loss, so to speak."""
-        return math.exp(min(self.loss, 700.0))
+        return math.exp(self.loss) if self.loss < _LARGEST_EXPONENT else math.inf
 
     def row(self) -> dict[str, Any]:
         """The figures as a line of metrics.jsonl."""

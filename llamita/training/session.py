@@ -94,7 +94,7 @@ class Session:
         with writing(self.run.path):
             if (newest := self._newest_step()) > max(self._seen, self.state.step):
                 raise UserError(f"{self.run.path} has gone on to step {newest} meanwhile; resume it again")
-            remove_asides(self.run.path, "config.toml", "metrics.jsonl", "diagnosis.json")
+            remove_asides(self.run.path, "config.toml", "metrics.jsonl", "diagnosis.json", "tracking.json")
             before = self.run.config()
             if self.config.model != before.model:
                 # Weights must never lie beside the config of another model.

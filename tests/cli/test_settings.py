@@ -68,6 +68,10 @@ def test_short_options_are_the_dotted_ones() -> None:
         (("--training.save-every", "3"), "training.save_every", 3),
         (("--training.threads", "2"), "training.threads", 2),
         (("--tokenizer.kind", "char"), "tokenizer.kind", "char"),
+        (("--tracking.to", "wandb"), "tracking.to", ["wandb"]),
+        (("--tracking.to", "trackio", "--tracking.to", "tensorboard"), "tracking.to", ["trackio", "tensorboard"]),
+        (("--tracking.empty-to",), "tracking.to", []),
+        (("--tracking.project", "tales"), "tracking.project", "tales"),
     ],
 )
 def test_an_option_sets_the_field_of_its_name(arguments: tuple[str, ...], name: str, value: object) -> None:

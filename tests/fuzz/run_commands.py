@@ -39,6 +39,7 @@ RESUMING = (
     *(("resume", "RUN", *steps(9, rows=32)), ("resume", "RUN", "--json", *steps(9, rows=32))),
     *(("resume", "RUN", "--checkpoint", which, *steps(9, rows=32)) for which in ("best", "../../x")),
     *(("resume", "RUN", "--checkpoint", which, *steps(until, rows=32)) for which, until in (("4", 5), ("initial", 1))),
+    ("resume", "RUN", "--tracking.to", "tensorboard", "--tracking.project", "tales", *steps(9, rows=32)),
     # A step that is skipped has the run go back at once.
     ("resume", "RUN", "--training.rewind-after", "1", *steps(9, rows=32)),
 )

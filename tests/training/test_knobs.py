@@ -13,10 +13,12 @@ from llamita import layers
 from llamita.config import RunConfig
 from llamita.errors import UsageError, UserError
 from llamita.text.tokenizer import Tokenizer
+from llamita.tracking.tracked import tracked
 from llamita.training.compiling import loss_function, why_not_compiled
 from llamita.training.evaluate import batch_loss
 from llamita.training.prepare import prepare_run
 from llamita.training.session import Session
+from tests.tracking.fakes import install_trackio
 from tests.training.tiny_runs import SMALL
 
 Settings = dict[str, Any]
@@ -120,6 +122,8 @@ KNOBS: dict[str, Knob] = {
     "training.keep_last": Knob(often(keep_last=1), often()),
     "training.keep_every": Knob(often(keep_last=1, keep_every=2), often(keep_last=1)),
     "training.sample_tokens": Knob({"training.sample_tokens": 4}),
+    "tracking.to": Knob({"tracking.to": ["tensorboard"]}),
+    "tracking.project": Knob({"tracking.project": "tales"}, {"tracking.to": ["trackio"]}),
 }
 
 
@@ -148,11 +152,18 @@ def placed(value: Any, folder: Path) -> Any:
     return value.format(folder=folder) if isinstance(value, str) else value
 
 
+@pytest.fixture(scope="module")
+def patches() -> Iterator[pytest.MonkeyPatch]:
+    """What is replaced for all tests of this module."""
+    with pytest.MonkeyPatch.context() as made:
+        yield made
+
+
 Watch = Callable[[Settings], tuple[RunConfig, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watch:
+def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory, patches: pytest.MonkeyPatch) -> Watch:
     """Train a run with some settings; its config, and all that can be seen of it but that config."""
     seen: dict[str, tuple[RunConfig, dict[str, Any]]] = {}
 
@@ -166,8 +177,9 @@ def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watch:
             threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
             end, kernels, passes = "", None, []
             session.model.decoder_blocks[0].register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+            boards = install_trackio(patches)
             try:
-                for _ in session.events():
+                for _ in tracked(session.events(), session, lambda _: None):
                     kernels = torch._C._get_sdp_priority_order()
             except UserError as error:
                 end = str(error).replace(str(run.path), "")
@@ -184,6 +196,7 @@ def watch(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Watch:
                     "kernels": kernels,
                     "passes": sum(passes),
                     "compiled": loss_function(session.config.training) is not batch_loss,
+                    "projects": [project for project, _ in boards],
                 },
             )
         return seen[key]
