@@ -24,6 +24,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from llamita.runs.folder import Run
+from llamita.text.storyworld import StoryWorld
 from tests.cli.command_line import TINY, llamita
 
 # Tests run side by side, one worker a core.
@@ -44,6 +45,20 @@ def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = llamita("train", tiny_text, "--run", folder, *TINY, *often)
     assert made.code == 0, made.err
     return Run.open(folder)
+
+
+@pytest.fixture(scope="session")
+def story_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of 60 steps on StoryWorld's stories, so that some answers are right; tests must not change it."""
+    folder = tmp_path_factory.mktemp("stories")
+    stories = "\n\n".join(story.text for story in StoryWorld(seed=0).stories(250, seed=1))
+    (folder / "stories.txt").write_text(stories, encoding="utf-8")
+    changed = {"--model.max-seq-len": "96", "--tokenizer.vocab-size": "512"}
+    shape = dict(zip(TINY[::2], TINY[1::2], strict=True)) | changed | {"--training.steps": "60"}
+    options = [word for option in shape.items() for word in option]
+    made = llamita("train", folder / "stories.txt", "--run", folder / "run", *options)
+    assert made.code == 0, made.err
+    return Run.open(folder / "run")
 
 
 @pytest.fixture

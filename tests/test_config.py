@@ -243,7 +243,6 @@ def test_a_project_has_a_name_that_trackers_take(project: str) -> None:
 
 
 def test_each_tracker_must_be_one_that_there_is() -> None:
-    asked: Any = ("tensorboard", "mlflow")
-    with pytest.raises(UsageError, match=re.escape(f"tracking.to = {asked!r} must be one of 'tensorboard', 'wandb'")):
-        TrackingConfig(to=asked)
+    with pytest.raises(UsageError, match=r"tracking\.to"):
+        layers.build(with_value("tracking.to", ["tensorboard", "mlflow"]))
     assert TrackingConfig(to=("wandb", "trackio")).to == ("wandb", "trackio")

@@ -1,27 +1,18 @@
-"""`llamita generate` and `llamita eval`."""
+"""`llamita generate`."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from cyclopts import Parameter
 
-from llamita.cli.console import narrator, print_json
-from llamita.cli.sources import SourceName, check_max_bytes
-from llamita.cli.stopping import Stopping, same_command
-from llamita.config import DataConfig, DeviceName, Precision
-from llamita.errors import UsageError, UserError, command_line
+from llamita.cli.console import print_json
+from llamita.config import DeviceName, Precision
 from llamita.generation.engine import generate as generate_texts
 from llamita.generation.engine import stream
 from llamita.generation.sampling import Sampling
 from llamita.runs.folder import Run
-from llamita.text.frequency import COUNTED_TOKENS
-from llamita.text.shards import Corpus, open_corpora, write_shards
-from llamita.text.sources import find, read
-from llamita.text.tokenizer import Tokenizer
-from llamita.training.evaluate import evaluate
 from llamita.training.hardware import choose_hardware
 
 
@@ -111,75 +102,3 @@ def generate(
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-
-
-def eval(
-    run: Path,
-    *sources: SourceName,
-    field: str = "text",
-    max_bytes: int | None = None,
-    checkpoint: str = "best",
-    device: DeviceName = "auto",
-    precision: Precision = "auto",
-    json: bool = False,
-) -> None:
-    """Measure a run's model on any text: loss in nats a token, and bits per byte.
-
-    Parameters
-    ----------
-    run
-        The run's folder.
-    sources
-        Text files, folders, globs, datasets of the hub, or - for standard input.
-    field
-        Where the text is in jsonl and parquet.
-    max_bytes
-        Read no more text than this.
-    checkpoint
-        best, latest or a step.
-    json
-        Print one JSON object.
-    """
-    if not sources:
-        raise UsageError(f"no text to measure on; for example: {command_line('eval', run, 'other.txt')}")
-    check_max_bytes(max_bytes)
-    hardware = choose_hardware(device, precision)
-    opened = Run.open(run)
-    torch.set_num_threads(hardware.threads)
-    model, tokenizer = opened.model(checkpoint, hardware.device), opened.tokenizer()
-    config = opened.config()
-    with Stopping(narrator(json), same_command()), tempfile.TemporaryDirectory() as folder:
-        trained_on = _training_corpus(opened, tokenizer)
-        counts = trained_on.token_counts if isinstance(trained_on, Corpus) else None
-        corpus = write_shards(read(find(sources), field=field, max_bytes=max_bytes), tokenizer, Path(folder)).train
-        data = DataConfig(packing=config.data.packing, mask_documents=config.data.mask_documents)
-        result = evaluate(
-            model, corpus, precision=hardware.precision, data=data, lossless=tokenizer.lossless, counts=counts
-        )
-    if json:
-        print_json(result)
-        return
-    per_byte = (
-        f"{result.bits_per_byte:.4f} bits per byte"
-        if result.bits_per_byte is not None
-        else f"no bits per byte: the {tokenizer.kind} tokenizer loses text that it doesn't know"
-    )
-    print(f"loss {result.loss:.4f} nats a token over {result.tokens} tokens, {result.bytes} bytes; {per_byte}")
-    if result.left_out:
-        print(f"left out: {result.left_out} tokens that the model has no logit of: in its text they follow nothing")
-    if not isinstance(trained_on, Corpus):
-        print(f"no loss by frequency: {trained_on}")
-        return
-    part = " in its first billion tokens" if trained_on.tokens > COUNTED_TOKENS else ""
-    print(f"by how often the training text has{part} the token that was to be predicted:")
-    for band in result.bands:
-        times = "never" if band.least == 0 else f"{band.least:,} to {10 * band.least - 1:,} times"
-        print(f"  {times:>26}: {band.loss:8.4f} nats, {band.tokens / result.tokens:7.2%} of the tokens")
-
-
-def _training_corpus(run: Run, tokenizer: Tokenizer) -> Corpus | UserError:
-    """What the run was trained on, or why that isn't there any more."""
-    try:
-        return open_corpora(run.data_folder, tokenizer).train
-    except UserError as error:
-        return error

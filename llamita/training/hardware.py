@@ -46,6 +46,11 @@ def choose_hardware(device: DeviceName, precision: Precision) -> Hardware:
     return Hardware(device, precision, _threads())
 
 
+def scoring_precision(hardware: Hardware, asked: Precision) -> Precision:
+    """What choices are compared in: fp32 on a CPU unless asked for, so that no two are equal by rounding alone."""
+    return "fp32" if hardware.device == "cpu" and asked == "auto" else hardware.precision
+
+
 def _computes_bf16(device: DeviceName) -> bool:
     """Whether matrix products in bf16 are faster there than in fp32."""
     if device == "cuda":

@@ -16,6 +16,7 @@ READING = (
     *(("embeddings", "map", "RUN", "the", "a", "and", "--file", "MAP"),),
     *(("export", "hf", "RUN", "OUT"), ("export", "gguf", "RUN", "OUT")),
     ("bench", "RUN", "--seconds", "0.05", "--json"),
+    *(("eval", "RUN", "--tasks", "analogies"), ("eval", "RUN", "TEXT", "--tasks", "cloze", "--json")),
     *(("preflight", "RUN"), ("preflight", "RUN", "--checkpoint", "latest", "--json")),
     # These read the run's own text, too.
     *(("embeddings", "neighbors", "RUN", "the", "--layer", "1"), ("probe", "RUN", "--lists", "LIST", "OTHER")),

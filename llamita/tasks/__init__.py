@@ -1,0 +1,1 @@
+"""Questions with several answers, scored by how likely a model finds each of them."""
