@@ -142,9 +142,8 @@ def _print_loss(result: Evaluation, tokenizer_kind: str, trained_on: Corpus | Us
         if result.bits_per_byte is not None
         else f"no bits per byte: the {tokenizer_kind} tokenizer loses text that it doesn't know"
     )
-    print(
-        f"loss {result.loss:.4f} nats a token over {result.tokens} tokens, {result.bytes} bytes; {per_byte}; perplexity {result.perplexity:.2f}"
-    )
+    size = f"{result.tokens} tokens, {result.bytes} bytes"
+    print(f"loss {result.loss:.4f} nats a token over {size}; {per_byte}; perplexity {result.perplexity:.2f}")
     if result.left_out:
         print(f"left out: {result.left_out} tokens that the model has no logit of: in its text they follow nothing")
     print("by how many tokens of its text the model had before it:")

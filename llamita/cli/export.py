@@ -102,7 +102,7 @@ def import_hf(folder: Path, target: Path, *, json: bool = False) -> None:
     Parameters
     ----------
     folder
-        What transformers or the hub wrote: config.json, tokenizer.json, model.safetensors.
+        What transformers or the hub wrote: config.json, model.safetensors, and tokenizer.json or tokenizer.model.
     target
         The run's folder, which isn't there yet.
     json

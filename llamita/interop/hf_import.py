@@ -17,11 +17,11 @@ from llamita.config import DataConfig, ModelConfig, RopeScaling, RunConfig, Toke
 from llamita.errors import UsageError, UserError
 from llamita.files import read_text, sync_folder
 from llamita.interop.card import IMPORTED
+from llamita.interop.foreign_tokenizers import tokenizer_file_of, tokenizer_of
 from llamita.interop.hf_names import hf_name
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
 from llamita.runs.saving import save_checkpoint
-from llamita.text.tokenizer import Tokenizer
 from llamita.training.hardware import choose_hardware
 
 _JSON_BYTES = 1 << 26
@@ -58,28 +58,17 @@ def import_hf(folder: Path, target: Path) -> Run:
     config_file = folder / "config.json"
     given = _read_json(config_file)
     model_config = model_config_of(given, config_file)
-    tokenizer_file = folder / "tokenizer.json"
-    if not tokenizer_file.is_file():
-        raise UserError(
-            f"{tokenizer_file}: isn't there; AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of "
-            "transformers makes one of a tokenizer.model"
-        )
-    tokenizer = Tokenizer.load(tokenizer_file)
-    beyond = model_config.vocab_size - tokenizer.get_vocab_size()
-    if beyond < 0:
-        raise UserError(
-            f"{config_file}: vocab_size is {model_config.vocab_size}, and {tokenizer_file} has "
-            f"{tokenizer.get_vocab_size()} tokens; take both from one model"
-        )
+    tokenizer = tokenizer_of(folder, model_config.vocab_size)
     weights = read_weights(folder, model_config)
     hardware = choose_hardware("auto", "auto")
     # The rows of tokens that don't exist get no logit, and so never move.
+    beyond = model_config.vocab_size - tokenizer.get_vocab_size()
     fields = {name: getattr(model_config, name) for name in ModelConfig.__dataclass_fields__}
     std = float(weights["embeddings.weight"].float().std())
     model = ModelConfig(**{**fields, "unpredicted_rows": beyond, "embedding_std": std if std > 0 else 1.0})
     config = RunConfig(
         model=model,
-        tokenizer=TokenizerConfig(vocab_size=tokenizer.get_vocab_size(), file=str(tokenizer_file)),
+        tokenizer=TokenizerConfig(vocab_size=tokenizer.get_vocab_size(), file=str(tokenizer_file_of(folder))),
         data=DataConfig(sources=(f"{IMPORTED}{folder.name}",)),
         training=TrainingConfig(
             steps=0, device=hardware.device, precision=hardware.precision, threads=hardware.threads, attention="torch"

@@ -8,12 +8,12 @@ from typing import Any, Final, Literal
 
 from tokenizers import Regex
 from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import ByteFallback, Decoder, Fuse, Strip
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.decoders import Decoder, Fuse
 from tokenizers.decoders import Replace as ReplaceToken
 from tokenizers.decoders import Sequence as DecoderSequence
 from tokenizers.models import BPE, WordLevel
-from tokenizers.normalizers import Normalizer, Replace
+from tokenizers.normalizers import Normalizer, Prepend, Replace
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
@@ -29,6 +29,8 @@ LLAMA3_PATTERN: Final = (
 JOINER: Final = "\uffed"
 # A joiner of the text itself is doubled, and kept out of every vocabulary: it is reported as unknown.
 OWN_JOINER: Final = JOINER * 2
+# What sentencepiece spells a space with.
+SPACE: Final = "\u2581"
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ class Scheme:
 
     def fits(self, backend: Backend) -> bool:
         """Whether a tokenizer cuts and joins text by this scheme."""
-        pairs = [
-            (backend.normalizer, self.normalizer),
-            (backend.pre_tokenizer, self.pre_tokenizer),
-            (backend.decoder, self.decoder),
-        ]
+        return self.splits(backend) and state(backend.decoder) == state(self.decoder)
+
+    def splits(self, backend: Backend) -> bool:
+        """Whether a tokenizer cuts text by this scheme, however it joins it."""
+        pairs = [(backend.normalizer, self.normalizer), (backend.pre_tokenizer, self.pre_tokenizer)]
         return all(state(theirs) == state(ours) for theirs, ours in pairs)
 
 
@@ -144,6 +146,21 @@ def _byte() -> Scheme:
     )
 
 
+def _spaced() -> Scheme:
+    """Words with their spaces before them, and one before the first, as sentencepiece has them for Llama 1 and 2.
+
+    A chunk begins after a space, since it gets one again. No other place is fit to cut.
+    """
+    return Scheme(
+        normalizer=NormalizerSequence([Prepend(SPACE), Replace(" ", SPACE)]),
+        pre_tokenizer=Split(Regex(f"{SPACE}+"), behavior="merged_with_next", invert=False),
+        decoder=DecoderSequence([ReplaceToken(SPACE, " "), ByteFallback(), Fuse(), Strip(" ", 1, 0)]),
+        cut=re.compile(f"(?<=[^ {SPACE}]) (?=[\\s\\S])"),
+        longest=1 << 40,
+    )
+
+
+SPACED: Final = _spaced()
 SCHEMES: Final[dict[Kind, Scheme]] = {"bpe": _bpe(), "word": _word(), "char": _char(), "byte": _byte()}
 
 

@@ -13,8 +13,8 @@ class StreamDecoder:
     """Turns ids into text as they come, never showing part of a character.
 
     What `push` and `flush` return adds up to `tokenizer.decode` of all ids. A push takes constant time, as it
-    looks back at one token. Only the byte tokens (<0xE2>) of a vocabulary that isn't byte-level wait for the
-    token after them.
+    looks back at one token that shows something alone. Only the byte tokens (<0xE2>) of a vocabulary that isn't
+    byte-level wait for the token after them.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
@@ -36,9 +36,10 @@ class StreamDecoder:
         if _BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(token_id) or ""):
             return ""
         text = self._release()
-        if text:
-            self._recent = [token_id]
-            self._shown = len(self._tokenizer.decode(self._recent, skip_special=False))
+        self._shown += len(text)
+        # A space that shows nothing alone, as the first of a text, would hide what follows it.
+        if text and (alone := self._tokenizer.decode([token_id], skip_special=False)):
+            self._recent, self._shown = [token_id], len(alone)
         return text
 
     def flush(self) -> str:

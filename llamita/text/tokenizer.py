@@ -22,7 +22,7 @@ from llamita.text.byte_level import is_byte_level, loses_nothing, numbers_bytes,
 from llamita.text.engines import FastestEngine, Ids, is_failure
 from llamita.text.growth import growth
 from llamita.text.specials import Settings, save_settings, settings_beside, special_id
-from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks, fitting_kind
+from llamita.text.splitting import JOINER, SCHEMES, SPACED, Kind, chunks, fitting_kind
 from llamita.text.vocabulary import RESERVED, train_backend
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -62,7 +62,8 @@ class Tokenizer:
         if (fitting == "char" and self.unknown_id is None) or (fitting == "byte" and not numbers_bytes(backend)):
             fitting = None  # what is quick for ours would be wrong for it
         self.kind: str = fitting or type(backend.model).__name__.lower()
-        self._scheme = SCHEMES[fitting] if fitting else None
+        spaced = SPACED if SPACED.splits(backend) and self.special_ids == added.keys() else None
+        self._scheme = SCHEMES[fitting] if fitting else spaced
         self.lossless = loses_nothing(backend)
         self.engine = FastestEngine(backend, others=fitting == "bpe")
 
@@ -101,8 +102,8 @@ class Tokenizer:
             raise UserError(f"{file} cannot be read: {error}; give a tokenizer.json or its folder") from error
         with _blaming(
             f"{file} is not a tokenizer.json",
-            "train a tokenizer, or convert a vocab.json or a sentencepiece model with save_pretrained of a fast "
-            "tokenizer of transformers",
+            "train a tokenizer, or convert a vocab.json with save_pretrained of a fast tokenizer of transformers; "
+            "`llamita import hf` reads a tokenizer.model with its model",
         ):
             return cls(Backend.from_str(text), settings_beside(file))
 
@@ -205,7 +206,7 @@ class Tokenizer:
         if self.lossless or self.unknown_id is None:
             return []
         with _blaming("this tokenizer cannot encode the text", "give one that can"):
-            if self._scheme is None:
+            if self._scheme is None or self._scheme is SPACED:
                 encoding = self._backend.encode(text, add_special_tokens=False)
                 spans = zip(encoding.ids, encoding.offsets, strict=True)
                 return [text[start:stop] for number, (start, stop) in spans if number == self.unknown_id]
