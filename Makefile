@@ -41,8 +41,9 @@ chaos: setup
 # Beside the transformers of .venv, which `test` runs the same tests with.
 OLD := $(VENV)/transformers-4.57
 interop: setup
-	test -d $(OLD) || $(BIN)/pip install $(PIP_ARGS) --no-deps --target $(OLD) \
+	test -f $(OLD)/.ready || $(BIN)/pip install $(PIP_ARGS) --no-deps --upgrade --target $(OLD) \
 		transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2
+	touch $(OLD)/.ready
 	PYTHONPATH=$(OLD) $(BIN)/pytest -n auto tests/interop
 
 docs: setup

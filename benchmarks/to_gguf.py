@@ -78,24 +78,16 @@ def main() -> None:
             said = done.stdout if name == "speak" else said
         same = agreement(Run.open(run), small, options.text)
         size = file.stat().st_size
-    whole = sum(seconds[name] for name in ("train", "export", "speak"))
     row = {
         "text": options.text.name,
         "without_network": bool(alone),
         "seconds": seconds,
-        "minutes": round(whole / 60, 2),
+        "minutes": round(sum(seconds[name] for name in ("train", "export", "speak")) / 60, 2),
+        "bytes_f16": size,
+        "q8_0_same_likeliest": round(same, 4),
+        "said": said.strip(),
     }
-    print(
-        json.dumps(
-            row
-            | {
-                "minutes": round(whole / 60, 2),
-                "bytes_f16": size,
-                "q8_0_same_likeliest": round(same, 4),
-                "said": said.strip(),
-            }
-        )
-    )
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":

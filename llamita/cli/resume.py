@@ -39,7 +39,7 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
         before = opened.config()
         config = _changed(opened, settings)
         begin = opened.beginning(checkpoint)
-        if opened.start is not None and not opened.data_folder.exists():
+        if opened.start is not None and before.training.steps == 0:
             raise UserError(f"{run} came without text; train on with: llamita train TEXT --from {run} --run NEW")
         if begin is not None and begin.step >= config.training.steps:
             from_there = () if checkpoint is None else ("--checkpoint", checkpoint)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 from llamita import __version__
 from llamita.runs.checkpoint import Checkpoint
@@ -32,6 +33,8 @@ def model_card(run: Run, checkpoint: str, license_name: str | None) -> str:
     tied = "tied to the output" if model.tie_embeddings else "not tied to the output"
     imported = [source.removeprefix(IMPORTED) for source in config.data.sources if source.startswith(IMPORTED)]
     whence = f"imported from {_line(imported[0])} with" if imported else "trained from scratch with"
+    if run.start is not None and not imported:
+        whence = f"trained on from {_line(Path(str(run.start.meta.get('from'))).name)}, whose licence holds, too, with"
     lines += [
         f"A LLaMA-style language model of {sum(kinds.values()):,} parameters, {whence} llamita {__version__}.",
         "",

@@ -205,7 +205,7 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, spec: dict[str, Any], conf
         end = begin  # what the model says where a text is over
     if begin is not None:
         writer.add_bos_token_id(begin)
-    writer.add_add_bos_token(begin is not None)
+    writer.add_add_bos_token(begin is not None and tokenizer.settings.get("add_bos_token") is not False)
     if end is not None:
         writer.add_eos_token_id(end)
         writer.add_pad_token_id(end)

@@ -58,7 +58,9 @@ def export_hf(
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
-    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+    pad = tokenizer.settings.get("pad_token")
+    pad_id = tokenizer.eos_id if pad is None else tokenizer.token_to_id(pad)
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
 
 
 def _generation(tokenizer: Tokenizer, model: LLaMaTransformer) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from llamita.interop.hf_names import hf_name
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
 from llamita.runs.saving import save_checkpoint
+from llamita.runs.start import note_start
 from llamita.training.hardware import choose_hardware
 
 _JSON_BYTES = 1 << 26
@@ -74,12 +75,14 @@ def import_hf(folder: Path, target: Path) -> Run:
             steps=0, device=hardware.device, precision=hardware.precision, threads=hardware.threads, attention="torch"
         ),
     )
+    target = target.absolute()
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         run = Run.create(aside)
         tokenizer.save(run.tokenizer_file)
         run.write_environment()
         meta = {"step": 0, "tokens": 0, "from": str(folder)}
+        note_start(aside, str(folder))
         save_checkpoint(run.checkpoint_folder, weights, {"rng.cpu": torch.get_rng_state()}, meta)
         run.write_config(config)
         os.rename(aside, target)

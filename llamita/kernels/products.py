@@ -39,7 +39,7 @@ def gradients(grad: Float[Tensor, "*batch out"], kept: Kept) -> tuple[Tensor, Te
 
 
 def _transposed_product(grad: Tensor, x: Tensor) -> Tensor:
-    if grad.is_cuda and grad.dtype != torch.float32:
+    if grad.is_cuda and grad.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(grad.T, x, out_dtype=torch.float32)
     return (grad.T @ x).float()
 

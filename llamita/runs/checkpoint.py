@@ -32,6 +32,7 @@ WEIGHTS, STATE, META = "model.safetensors", "state.safetensors", "meta.json"
 _STEP = re.compile(r"step_[0-9]{8,15}")
 _MOST = 2**63
 _META_BYTES = 1 << 20
+_SHOWN = 200  # characters of what a stranger may have written
 _UNSUMMED = "0" * 64
 _STRANGERS = "config.toml and weights are of different models"
 _HEADER_BYTES = 1 << 24  # the names and shapes of far more tensors than a model has
@@ -224,6 +225,8 @@ def _load(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
 
 def _remedy(checkpoint: Checkpoint) -> str:
     """What to use instead of a damaged checkpoint: the one before it that is whole, else one after it."""
+    if checkpoint.step == 0:
+        return f"the run began with these weights: copy them again from {ascii(checkpoint.meta.get('from'))[:_SHOWN]}"
     for item in _others(checkpoint):
         if _is_whole(item):
             return f"use --checkpoint {item.step}, which is whole"

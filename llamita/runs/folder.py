@@ -19,10 +19,13 @@ from llamita.errors import UsageError, UserError, command_line
 from llamita.files import append_line, make_folder, sync_folder, write_text
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.checkpoint import Checkpoint, checkpoints, damaged_after, load_model
+from llamita.runs.start import START, start_of
 from llamita.text.tokenizer import Tokenizer
 
 _PACKAGES = ("llamita", "torch", "numpy", "tokenizers", "safetensors", "pyarrow")
-WHOLE_FILES = ("config.toml", "environment.json", "tokenizer.json")  # those that preparing a run writes
+# Those that preparing a run writes, and the note of a preparation that isn't over.
+WHOLE_FILES = ("config.toml", "environment.json", "tokenizer.json", "tokenizer_config.json", START)
+PREPARATION = "preparation.json"
 _ROW_CHARACTERS = 1 << 20  # of a line of metrics.jsonl, which has a few hundred
 _MOST_STEPS = 2**63
 
@@ -38,7 +41,9 @@ class Run:
         """A new run's folder; UsageError if a run is there already."""
         if os.path.exists(path / "config.toml"):
             raise UsageError(f"{path} holds a run already; go on with: {command_line('resume', path)}")
-        if checkpoints(path / "checkpoints"):
+        there = checkpoints(path / "checkpoints")
+        # A preparation that was interrupted may have left the weights that its run was to begin with.
+        if there and (there[-1].step > 0 or not os.path.exists(path / PREPARATION)):
             raise UsageError(f"{path} holds checkpoints but no config.toml; remove it or choose another --run")
         try:
             make_folder(path)
@@ -141,8 +146,12 @@ class Run:
         if which == "latest":
             return found[-1]
         if which == "best":
-            rated = [item for item in found if item.val_loss is not None]
-            return min(rated, key=lambda item: item.val_loss or 0.0) if rated else found[-1]
+            losses = {item.path: item.val_loss for item in found}
+            if found[0].step == 0:
+                # It was measured when training began, after it was written.
+                losses[found[0].path] = next((row.get("val_loss") for row in self.metrics() if row["step"] == 0), None)
+            rated = [item for item in found if losses[item.path] is not None]
+            return min(rated, key=lambda item: losses[item.path] or 0.0) if rated else found[-1]
         for item in found:
             if str(item.step) == which:
                 return item
@@ -151,8 +160,8 @@ class Run:
 
     @property
     def start(self) -> Checkpoint | None:
-        """The weights that the run began with, if they were another run's: a checkpoint at step 0."""
-        return next((item for item in self.checkpoints() if item.step == 0), None)
+        """The weights that the run began with, if they were another's; UserError if they are damaged."""
+        return start_of(self.path)
 
     def initial_model(self, config: RunConfig) -> LLaMaTransformer:
         """The model before its first step: with the weights that the run began with, or those its seed gives it."""

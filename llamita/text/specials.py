@@ -34,6 +34,7 @@ def settings_beside(tokenizer_file: Path) -> Settings:
             raise ValueError("no object")
         if template.is_file():
             given["chat_template"] = read_text(template, _BYTES)
+        json.dumps(given, ensure_ascii=False).encode()  # a lone surrogate would fail where it is written
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: can't be read ({error}); copy it again, or remove it") from error
     kept = {name: given[name] for name in _KEPT if name in given}
@@ -47,11 +48,20 @@ def settings_beside(tokenizer_file: Path) -> Settings:
     return kept
 
 
+def known_tokens(settings: Settings, token_to_id: Callable[[str], int | None]) -> Settings:
+    """The same settings; a special token that isn't in the vocabulary is none, for no row of the table is its own."""
+    unknown = [name for name in _TOKENS if settings.get(name) is not None and token_to_id(settings[name]) is None]
+    return settings | dict.fromkeys(unknown)
+
+
 def save_settings(settings: Settings, tokenizer_file: Path) -> None:
-    """Write what `settings_beside` reads."""
+    """Write what `settings_beside` reads, and remove what it would read of an earlier tokenizer."""
+    tokenizer_file.with_name(_TEMPLATE).unlink(missing_ok=True)
     if settings:
         text = json.dumps(settings, indent=2, ensure_ascii=False)
         write_text(tokenizer_file.with_name(_FILE), text + "\n")
+    else:
+        tokenizer_file.with_name(_FILE).unlink(missing_ok=True)
 
 
 def special_id(

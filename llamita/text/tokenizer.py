@@ -21,7 +21,7 @@ from llamita.files import read_text, write_text
 from llamita.text.byte_level import is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
 from llamita.text.engines import FastestEngine, Ids, is_failure
 from llamita.text.growth import growth
-from llamita.text.specials import Settings, save_settings, settings_beside, special_id
+from llamita.text.specials import Settings, known_tokens, save_settings, settings_beside, special_id
 from llamita.text.splitting import JOINER, SCHEMES, SPACED, Kind, chunks, fitting_kind
 from llamita.text.vocabulary import RESERVED, train_backend
 
@@ -54,7 +54,7 @@ class Tokenizer:
             raise UserError(f"its steps may make a text {factor:.0g} times as long: give one with less of them")
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
-        self.settings: Settings = settings or {}  # of the tokenizer_config.json beside it, if there is one
+        self.settings = known_tokens(settings or {}, backend.token_to_id)  # of tokenizer_config.json, if there is one
         self.bos_id = special_id("bos_token", self.settings, backend.token_to_id, self.special_ids)
         self.eos_id = special_id("eos_token", self.settings, backend.token_to_id, self.special_ids)
         self.unknown_id = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
@@ -112,8 +112,8 @@ class Tokenizer:
         file = Path(path)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, self.to_json())
             save_settings(self.settings, file)
+            write_text(file, self.to_json())
         except OSError as error:
             raise UserError(f"{file} cannot be written: {error}") from error
 

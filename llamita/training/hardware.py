@@ -63,7 +63,7 @@ def _computes_bf16(device: DeviceName) -> bool:
 
 def _why_not_fp8(device: DeviceName) -> str | None:
     """What fp8 lacks here, or None."""
-    if device != "cuda" or torch.cuda.get_device_capability() < (8, 9):
+    if device != "cuda" or torch.version.hip or torch.cuda.get_device_capability() < (8, 9):
         here = torch.cuda.get_device_name() if device == "cuda" else device
         return f"an NVIDIA GPU of compute capability 8.9 or more (Ada, Hopper or later), and here is {here}"
     if not probe.try_out():

@@ -56,6 +56,11 @@ class Preflight:
         return self.std * self.n_embd * self.cosine
 
     @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+    @property
     def input_share(self) -> float:
         """The share of the lookup in the gradients of both roles."""
         return self.input_gradient / max(self.input_gradient + self.output_gradient, 1e-30)
@@ -122,9 +127,12 @@ def _hidden(model: LLaMaTransformer, inputs: Tensor, documents: Tensor | None) -
 def sound_start(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[RunConfig, LLaMaTransformer, Preflight]:
     """The model that a run begins with, and its config, corrected where `training.preflight` is "correct".
 
-    UserError for a start that is broken, unless that is "warn".
+    UserError for a start that is broken, unless that is "warn". Weights that were trained before are warned of alone,
+    and nothing of their model is changed, unless they give no finite numbers.
     """
     model, found = _measured(run, config, batch)
+    if run.start is not None and found.is_finite:
+        return config, model, found
     if found.problems and config.training.preflight == "correct":
         chosen = {one.name: getattr(config.model, one.name) for one in fields(config.model)}
         kept = {name: value for name, value in chosen.items() if name not in ("embedding_std", "embedding_scale")}
@@ -149,7 +157,7 @@ def _measured(run: Run, config: RunConfig, batch: DeviceBatch) -> tuple[LLaMaTra
 
 def _problems(found: Preflight, model: LLaMaTransformer) -> Iterator[str]:
     config = model.config
-    if not (math.isfinite(found.loss) and math.isfinite(found.gradient_norm)):
+    if not found.is_finite:
         yield "the first loss or its gradient isn't finite: give --precision fp32, or smaller weights"
     elif found.loss > found.guess + _ABOVE_A_GUESS:
         told = f"the first loss is {found.loss:.1f}, a guess has {found.guess:.2f}"

@@ -15,13 +15,12 @@ from llamita import __version__
 from llamita.config import RunConfig
 from llamita.errors import UserError
 from llamita.files import read_text, remove_asides, write_text
-from llamita.runs.folder import WHOLE_FILES, Run, check_contents
+from llamita.runs.folder import PREPARATION, WHOLE_FILES, Run, check_contents
 from llamita.runs.lock import writing
 from llamita.text.sources import ReadReport, Source, Stamp, stamp
 from llamita.text.tokenizer import Tokenizer
 
 _FORMAT = 1
-_NAME = "preparation.json"
 _NOTE_BYTES = 1 << 28  # room for the stamps of a million sources
 _SHA256_DIGITS, _DIGITS_SHOWN = 64, 12
 
@@ -39,7 +38,7 @@ def claimed(target: Path) -> Iterator[Run]:
         # It may have become a run just before it was locked.
         run = Run.create(target)
         try:
-            remove_asides(run.path, _NAME, *WHOLE_FILES)
+            remove_asides(run.path, PREPARATION, *WHOLE_FILES)
             yield run
         except OSError as error:
             reason = error.strerror or error
@@ -80,12 +79,12 @@ class Preparation:
 
     def save(self, folder: Path) -> None:
         """Replace the note in a run folder."""
-        write_text(folder / _NAME, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+        write_text(folder / PREPARATION, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
 
 
 def load_preparation(folder: Path) -> tuple[Preparation | None, list[str]]:
     """The note in a run folder, if there is one that can be used; what to say if it can't."""
-    path = folder / _NAME
+    path = folder / PREPARATION
     try:
         values = json.loads(read_text(path, _NOTE_BYTES))
         if values.pop("format") != _FORMAT:
@@ -102,12 +101,12 @@ def load_preparation(folder: Path) -> tuple[Preparation | None, list[str]]:
 
 def is_being_prepared(folder: Path) -> bool:
     """Whether a preparation of somebody's text was begun there and isn't over."""
-    return os.path.exists(folder / _NAME)
+    return os.path.exists(folder / PREPARATION)
 
 
 def forget_preparation(folder: Path) -> None:
     """Remove the note in a run folder."""
-    (folder / _NAME).unlink(missing_ok=True)
+    (folder / PREPARATION).unlink(missing_ok=True)
 
 
 def reading_settings(field: str, max_bytes: int | None) -> dict[str, Any]:

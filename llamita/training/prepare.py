@@ -12,6 +12,7 @@ from llamita.config import DataConfig, RunConfig, TokenizerConfig
 from llamita.errors import UsageError, UserError
 from llamita.layers import Layer
 from llamita.runs.folder import Run
+from llamita.runs.start import forget_start
 from llamita.text.holdout import byte_length
 from llamita.text.shards import Corpora, remove_journal, resume_shards
 from llamita.text.sources import Document, ReadReport, Source, Stamp, find, pin, read, read_from
@@ -36,8 +37,7 @@ Progress = Callable[[str, int, int], None]
 # Called with what there is to say of an earlier try.
 Notify = Callable[[str], None]
 
-_STEP_BYTES = 1 << 20
-_ROUGH_BYTES_PER_TOKEN = 3
+_STEP_BYTES, _ROUGH_BYTES_PER_TOKEN = 1 << 20, 3
 _PACKED = 0.3  # about as many bytes of a compressed file hold a byte of text
 _CHANGES_TOLD = 3
 
@@ -105,12 +105,12 @@ def prepare_run(
     goes on where it stood; with other sources or settings it begins anew, and says before that what differs.
     """
     sourced = [*asked, Layer("command line", {"data": {"sources": list(sources)}} if sources else {})]
-    if start is not None:
-        sourced.insert(0, start.layer())
     data, hardware = known_first(sourced)
     if not data.sources:
         raise UsageError("no text to train on; for example: llamita train book.txt")
     pins, sourced = _pinned(data.sources, sourced)
+    if start is not None:
+        sourced.insert(0, start.layer(hardware.device))
     with ExitStack() as held:
         # A folder that isn't there yet is made when nothing is left to complain about.
         run = held.enter_context(claimed(target)) if os.path.exists(target) else None
@@ -120,8 +120,8 @@ def prepare_run(
         vocab_size = pick_vocab_size(text.report.bytes, hardware.device) if start is None else start.model.vocab_size
         draft, _ = resolve(sourced, hardware, text.report.bytes, rough_tokens, vocab_size)
         if start is not None:
-            start.check(draft.model)
-        given = _given_tokenizer(draft.tokenizer)
+            start.check(draft)
+        given = _given_tokenizer(draft.tokenizer) if start is None else start.run.tokenizer()
         settings = reading_settings(data.field, data.max_bytes) | token_settings(draft, given)
         now = Preparation(sources=text.stamps, settings=settings, report=text.report, counts=text.counts)
         if before is not None:
@@ -143,18 +143,26 @@ def prepare_run(
             now = replace(now, tokenizer=tokenizer.fingerprint)
             now.save(target)
         corpora = _encode(run, text, tokenizer, now, progress, notify)
-        silent = never_predicted(tokenizer, corpora.train, draft.data.packing)
-        # A table that came from elsewhere may have more rows than its tokenizer has tokens.
-        rows = tokenizer.get_vocab_size() if start is None else start.model.vocab_size
-        vocabulary = rows, silent + rows - tokenizer.get_vocab_size()
+        vocabulary = _rows(tokenizer, never_predicted(tokenizer, corpora.train, draft.data.packing), start)
         config, origin = resolve(sourced, hardware, text.report.bytes, corpora.train.tokens, *vocabulary)
+        config = tuned(config, origin, notify)
         run.write_environment()
+        forget_start(run.path)
         if start is not None:
             start.save(run)
-        run.write_config(tuned(config, origin, notify))
+        run.write_config(config)
         forget_preparation(target)
         remove_journal(run.data_folder)
     return Prepared(run, text, tokenizer, corpora)
+
+
+def _rows(tokenizer: Tokenizer, silent: int, start: Start | None) -> tuple[int, int]:
+    """The table's rows, and those at its end without a logit; of weights to start with, none loses the one it has."""
+    if start is None:
+        return tokenizer.get_vocab_size(), silent
+    # A table that came from elsewhere may have more rows than its tokenizer has tokens.
+    rows = start.model.vocab_size
+    return rows, min(silent + rows - tokenizer.get_vocab_size(), start.model.unpredicted_rows)
 
 
 def _pinned(sources: Sequence[str], asked: list[Layer]) -> tuple[list[str], list[Layer]]:

@@ -19,6 +19,7 @@ from llamita.errors import UserError
 from llamita.interop.hf_export import export_hf
 from llamita.interop.hf_import import import_hf, model_config_of
 from llamita.runs.folder import Run
+from llamita.text.tokenizer import Tokenizer
 from llamita.training.plan import count_parameters
 from tests.cli.command_line import llamita
 from tests.model.tiny import random_tokens
@@ -122,7 +123,35 @@ def test_where_texts_begin_and_end_is_what_the_settings_say_and_they_go_out_agai
     assert "auto_map" not in (again / "tokenizer_config.json").read_text()
 
 
-@pytest.mark.parametrize("text", ["[", "[]", '{"bos_token": 5}', '{"bos_token": {"content": 5}}'])
+def test_a_special_token_that_the_tokenizer_does_not_have_is_none(copied: Path, tmp_path: Path) -> None:
+    (copied / "tokenizer_config.json").write_text(json.dumps({"bos_token": "nothere", "pad_token": "!"}))
+    run = import_hf(copied, tmp_path / "run")
+    assert run.tokenizer().bos_id is None
+    again = export_hf(run, tmp_path / "again")
+    theirs = AutoTokenizer.from_pretrained(again)
+    assert theirs.bos_token is None and theirs.pad_token == "!" and len(theirs) <= 384
+    assert json.loads((again / "config.json").read_text())["pad_token_id"] == theirs.pad_token_id
+
+
+def test_settings_of_an_earlier_tokenizer_go_with_it(tiny_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": null}')
+    tiny_run.tokenizer().save(tmp_path / "tokenizer.json")
+    assert not (tmp_path / "tokenizer_config.json").exists()
+    assert Tokenizer.load(tmp_path).bos_id == tiny_run.tokenizer().bos_id
+
+
+def test_the_folder_that_one_is_in_may_be_the_target(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert llamita("import", "hf", copied, ".").code == 0
+    assert Run.open(tmp_path / "here").start is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "[]", '{"bos_token": 5}', '{"bos_token": {"content": 5}}', '{"chat_template": "\\ud800"}']
+)
 def test_settings_that_are_none_are_refused_by_file(text: str, copied: Path, tmp_path: Path) -> None:
     (copied / "tokenizer_config.json").write_text(text)
     with pytest.raises(UserError, match="tokenizer_config.json: "):

@@ -1,15 +1,17 @@
 """A run that begins with the weights of another is that model at first, and a run like any other from there on."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from llamita.errors import UserError
 from llamita.runs.folder import Run
-from llamita.runs.saving import prune_checkpoints
+from llamita.runs.saving import prune_checkpoints, save_checkpoint
 from llamita.training.loop import StepMetrics
 from llamita.training.session import Session
 from llamita.training.start import Start
@@ -101,6 +103,7 @@ def test_its_windows_may_be_shorter(tiny_run: Run, tiny_text: Path, tmp_path: Pa
         (("--model.no-tie-embeddings",), "model.tie_embeddings (False): the weights of"),
         (("--tokenizer", "other.json"), "leave one of them out"),
         (("--checkpoint", 7), "--checkpoint 7: not in"),
+        (("--checkpoint", "initial"), "a model gives nothing to begin with"),
     ],
 )
 def test_what_the_weights_do_not_allow_is_refused_before_anything_is_written(
@@ -134,6 +137,105 @@ def test_what_was_imported_trains_on_and_goes_out_again(tiny_run: Run, tiny_text
     assert llamita("export", "hf", run.path, again).code == 0
     made = llamita("generate", run.path, "The", "--greedy", "--max-new-tokens", 4)
     assert made.code == 0 and made.out
+
+
+def test_interrupted_before_its_config_is_there_the_same_command_goes_on(
+    tiny_run: Run, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for plain in (False, True):
+        folder = tmp_path / f"on{plain}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "write_config", die)
+            command = ("train", tiny_text, "--run", folder, "--training.steps", 1, *ON_CPU)
+            assert llamita(*command, "--from", tiny_run.path).code == 130
+        assert (folder / "checkpoints" / "step_00000000").is_dir() and not (folder / "config.toml").exists()
+        # Whoever wants no weights after all gets none.
+        done = llamita(*command, *(() if plain else ("--from", tiny_run.path)))
+        assert done.code == 0, done.err
+        assert (Run.open(folder).start is None) == plain
+
+
+@pytest.mark.parametrize("harm", ["meta", "folder"])
+def test_damaged_first_weights_are_never_replaced_by_random_ones(
+    harm: str, tiny_run: Run, tiny_text: Path, tmp_path: Path
+) -> None:
+    run = begun(tiny_run, tiny_text, tmp_path / "on")
+    first = run.checkpoint_folder / "step_00000000"
+    if harm == "meta":
+        with (first / "meta.json").open("a") as file:
+            file.write("x")
+    else:
+        shutil.rmtree(first)
+    for command in (
+        ("resume", run.path, "--checkpoint", "initial"),
+        ("eval", run.path, tiny_text, "--checkpoint", "initial"),
+    ):
+        refused = llamita(*command)
+        assert refused.code == 1 and "the run began with these weights" in refused.err, command
+    assert [item.step for item in run.checkpoints()][-1] == 4
+    assert llamita("generate", run.path, "The", "--max-new-tokens", 2).code == 0
+
+
+def test_broken_first_weights_are_not_said_to_be_those_before_training(
+    tiny_run: Run, tiny_text: Path, tmp_path: Path
+) -> None:
+    run = begun(tiny_run, tiny_text, tmp_path / "on")
+    (run.checkpoint_folder / "step_00000000" / "model.safetensors").write_bytes(b"x" * 100)
+    refused = llamita("generate", run.path, "The", "--checkpoint", "initial")
+    assert refused.code == 1 and f"copy them again from '{tiny_run.path}, step" in refused.err
+
+
+def test_weights_that_were_trained_are_not_held_to_what_fresh_ones_must_be(
+    tiny_run: Run, tiny_text: Path, tmp_path: Path
+) -> None:
+    source = Run.open(shutil.copytree(tiny_run.path, tmp_path / "source"))
+    best = source.checkpoint("best")
+    weights = load_file(best.path / "model.safetensors")
+    weights["embeddings.weight"] *= 30
+    shutil.rmtree(source.checkpoint_folder)
+    save_checkpoint(source.checkpoint_folder, weights, {"rng.cpu": torch.get_rng_state()}, {"step": 8, "tokens": 8})
+    run = begun(source, tiny_text, tmp_path / "on", "--training.preflight", "correct")
+    assert run.config().model == dataclasses.replace(
+        source.config().model, unpredicted_rows=run.config().model.unpredicted_rows
+    )
+
+
+def test_no_row_loses_its_logit_and_no_other_tokenizer_fits(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:
+    source = Run.open(shutil.copytree(tiny_run.path, tmp_path / "source"))
+    config = source.config()
+    assert config.model.unpredicted_rows > 0
+    source.write_config(dataclasses.replace(config, model=dataclasses.replace(config.model, unpredicted_rows=0)))
+    assert begun(source, tiny_text, tmp_path / "on").config().model.unpredicted_rows == 0
+    other = tmp_path / "other.toml"
+    other.write_text(f'[tokenizer]\nfile = "{tiny_run.tokenizer_file}"\n')
+    refused = llamita("train", tiny_text, "--from", source.path, "--run", tmp_path / "b", "--config", other, *ON_CPU)
+    assert refused.code == 2 and "tokenizer.file (" in refused.err
+
+
+def test_windows_are_short_enough_to_train_on(tiny_run: Run, tmp_path: Path) -> None:
+    source = Run.open(shutil.copytree(tiny_run.path, tmp_path / "source"))
+    config = source.config()
+    source.write_config(dataclasses.replace(config, model=dataclasses.replace(config.model, max_seq_len=131072)))
+    start = Start.of(source.path)
+    assert start.layer("cpu").values["model"]["max_seq_len"] == 512
+    assert start.layer("cuda").values["model"]["max_seq_len"] == 2048
+
+
+def test_the_best_is_the_first_where_training_did_harm(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:
+    run = begun(tiny_run, tiny_text, tmp_path / "on", "--optimizer.lr", 10.0, "--optimizer.warmup-steps", 0)
+    losses = {row["step"]: row["val_loss"] for row in run.metrics() if "val_loss" in row}
+    assert losses[0] < min(losses[2], losses[4])
+    assert run.checkpoint("best").step == 0 and run.checkpoint("latest").step == 4
+
+
+def test_the_card_says_whence_the_weights_came(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:
+    run = begun(tiny_run, tiny_text, tmp_path / "on")
+    assert llamita("export", "hf", run.path, tmp_path / "out").code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"trained on from {tiny_run.name}, step" in card and "from scratch" not in card
 
 
 def test_there_is_no_start_in_a_run_without_checkpoint(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:
