@@ -24,6 +24,7 @@ GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 
 # llama.cpp's numbers of what most tensors of a file are, and values that a quantized block of a row has.
 _FILE_TYPES: dict[GgufType, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+_FINER: dict[GgufType, GgufType] = {"q8_0": "f16", "q4_0": "q8_0"}
 _BLOCK = 32
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # kinds of tokens
 # Parts of names, Hugging Face's and GGUF's.
@@ -72,8 +73,9 @@ def export_gguf(
         if license_name is not None:
             writer.add_license(license_name)
         _add_tokenizer(writer, tokenizer, spec, model.config)
+        readout = f"{_WHOLE['model.embed_tokens' if model.lm_head is None else 'lm_head']}.weight"
         for name, weight in gguf_weights(model):
-            stored = _stored_as(gguf, name, weight, kind)
+            stored = _stored_as(gguf, name, weight, kind, readout)
             data = gguf.quants.quantize(weight.numpy(), stored)
             writer.add_tensor(name, data, raw_dtype=stored)
         writer.write_header_to_file()
@@ -135,9 +137,11 @@ def _architecture(config: ModelConfig, kind: GgufType) -> str:
     return "qwen3" if config.qk_norm else "llama"
 
 
-def _stored_as(gguf: Any, name: str, weight: Tensor, kind: GgufType) -> Any:
-    plain = weight.dim() == 1 or name == "rope_freqs.weight"
-    return gguf.GGMLQuantizationType["F32" if plain else kind.upper()]
+def _stored_as(gguf: Any, name: str, weight: Tensor, kind: GgufType, readout: str) -> Any:
+    if weight.dim() == 1 or name == "rope_freqs.weight":
+        return gguf.GGMLQuantizationType.F32
+    # Whatever is wrong in the table that logits are read from decides between tokens at once.
+    return gguf.GGMLQuantizationType[(_FINER.get(kind, kind) if name == readout else kind).upper()]
 
 
 def _add_model(writer: Any, gguf: Any, config: ModelConfig, kind: GgufType) -> None:
