@@ -21,7 +21,8 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     """Ids of a context, as a text that begins with BOS, and of what follows it.
 
     Both are encoded together and cut where the context alone ends; spaces at its end go to the continuation, whose
-    first token they mostly are part of. UserError where there is nothing to begin from: no BOS, and no context.
+    first token they mostly are part of. Where a continuation melts into the last token of its context ("on", "ce"),
+    that token is scored, too. UserError where there is nothing to begin from: no BOS, and no context.
     """
     kept = context.rstrip()
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -29,6 +30,11 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     whole = bos + tokenizer.encode(context + continuation)
     if not before:
         raise UserError("the context is empty, and this tokenizer has no BOS to start from: give a context")
+    if continuation and len(whole) <= len(before):
+        shared = next((at for at, (one, other) in enumerate(zip(before, whole, strict=False)) if one != other), 0)
+        if shared == 0:
+            raise UserError(f"{context!r} and {continuation!r} make one token: give a context that ends before it")
+        return whole[:shared], whole[shared:]
     return before, whole[len(before) :]
 
 

@@ -101,6 +101,9 @@ def _add(backend: Backend, added: Mapping[int, str], vocab_size: int) -> None:
         raise ValueError("two added tokens have one name")
     names = (added.get(number, f"<|reserved_{number}|>") for number in range(size, max(added, default=0) + 1))
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    for number, name in added.items():
+        if backend.token_to_id(name) != number:  # one before it has a name that is taken
+            raise ValueError(f"the added token {name!r} can't have id {number}: a name before it is taken twice")
 
 
 def _begin(backend: Backend, tokenizer: Tokenizer) -> None:

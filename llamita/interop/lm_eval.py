@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -16,7 +16,7 @@ from llamita import tasks
 from llamita.config import DeviceName, Precision
 from llamita.errors import UsageError, UserError
 from llamita.generation.engine import generate
-from llamita.generation.likelihood import log_likelihoods, windows
+from llamita.generation.likelihood import encode_pair, log_likelihoods, windows
 from llamita.generation.sampling import Sampling
 from llamita.runs.folder import Run
 from llamita.training.hardware import autocast, choose_hardware, scoring_precision
@@ -56,6 +56,8 @@ class LlamitaLM(TemplateLM):
         super().__init__()
         if device == _ASSUMED_DEVICE and not torch.cuda.is_available():
             device = "auto"
+        if precision not in get_args(Precision):
+            raise UserError(f"precision={precision}: give one of {', '.join(get_args(Precision))}")
         kind, _, _ = device.partition(":")
         known: dict[str, DeviceName] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "mps"}
         if kind not in known:
@@ -97,6 +99,9 @@ class LlamitaLM(TemplateLM):
         """The text of ids."""
         return self._tokenizer.decode(tokens)
 
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        return encode_pair(self._tokenizer, context, continuation)
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
@@ -125,15 +130,17 @@ class LlamitaLM(TemplateLM):
     def _continued(self, context: str, settings: dict[str, Any]) -> str:
         until = settings.get("until") or ()
         sampled = settings.get("do_sample", True)
+        limits = (settings.get(name) for name in _NAMES_OF_MOST)
+        top_k = settings.get("top_k") or 0
         with autocast(self._device.type, self._precision):
             made = generate(
                 self._model,
                 self._tokenizer,
                 context,
-                max_new_tokens=int(next((settings[name] for name in _NAMES_OF_MOST if name in settings), _NEW_TOKENS)),
+                max_new_tokens=int(next((limit for limit in limits if limit is not None), _NEW_TOKENS)),
                 sampling=Sampling(
                     temperature=float(settings.get("temperature", 0.0)) if sampled else 0.0,
-                    top_k=settings.get("top_k"),
+                    top_k=top_k if top_k > 0 else None,  # others mean "off" by 0 and -1
                     top_p=settings.get("top_p"),
                     min_p=settings.get("min_p"),
                     repetition_penalty=settings.get("repetition_penalty"),
@@ -181,7 +188,11 @@ def evaluate_tasks(model: LlamitaLM, names: Sequence[str]) -> dict[str, dict[str
             "give ours (all of them: --tasks all), a YAML file, or a name that `lm_eval ls tasks` lists"
         ) from error
     return {
-        task: {name.removesuffix(",none"): figure for name, figure in row.items() if name != "alias"}
+        task: {
+            name.removesuffix(",none"): figure
+            for name, figure in row.items()
+            if isinstance(figure, int | float) and name != "sample_len"
+        }
         for task, row in results.items()
     }
 

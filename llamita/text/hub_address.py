@@ -46,7 +46,10 @@ def parse(text: str) -> Address:
     found = _ADDRESS.fullmatch(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else None
     if found is None:
         raise UsageError(f"{text}: give {PREFIX}OWNER/NAME, with @REVISION and /PATH behind it if need be")
-    asked = dict(parse_qsl(found["query"] or "", keep_blank_values=True))
+    pairs = parse_qsl(found["query"] or "", keep_blank_values=True)
+    asked = dict(pairs)
+    if len(asked) < len(pairs):
+        raise UsageError(f"{text}: config and split can be given once each")
     if unknown := asked.keys() - {"config", "split"}:
         raise UsageError(f"{text}: {', '.join(sorted(unknown))}: only config and split can be asked for")
     path = (found["path"] or "").strip("/")

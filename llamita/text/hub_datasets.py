@@ -67,6 +67,12 @@ class _Tree:
             files += [file for folder in folders if _fits(folder.split("/"), parts) for file in self.below(folder)]
         return [file for file in files if _fits_within(file.path, parts)]
 
+    def named(self, pattern: str) -> list[HubFile]:
+        """Files whose whole path fits a glob, without hidden ones unless it asks for them, as cards mean it."""
+        parts, is_hidden = pattern.split("/"), "/." in f"/{pattern}"
+        whole = [file for file in self.matching(pattern) if _fits(file.path.split("/"), parts)]
+        return [file for file in whole if is_hidden or "/." not in f"/{file.path}"]
+
     def below(self, folder: str) -> list[HubFile]:
         """All files in a folder, without hidden ones."""
         files, _ = listed(self.repository, self.commit, folder, recursive=True)
@@ -83,11 +89,25 @@ class _Tree:
 
 
 def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    if not path or not pattern:
-        return not path and all(part == "**" for part in pattern)
-    if pattern[0] == "**":
-        return _fits(path, pattern[1:]) or _fits(path[1:], pattern)
-    return fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
+    """Whether a pattern fits all of a path; in a time that grows with both, whatever a stranger's card asks for."""
+    reached = _past_stars({0}, pattern)
+    for part in path:
+        fitting = [at for at in reached if at < len(pattern) and _is(part, pattern[at])]
+        reached = _past_stars({at if pattern[at] == "**" else at + 1 for at in fitting}, pattern)
+    return len(pattern) in reached
+
+
+def _is(part: str, pattern: str) -> bool:
+    return pattern == "**" or fnmatchcase(part, pattern)
+
+
+def _past_stars(reached: set[int], pattern: Sequence[str]) -> set[int]:
+    """Places in a pattern, and those behind `**`, which stands for no folder, too."""
+    found = set(reached)
+    for at in range(len(pattern)):
+        if at in found and pattern[at] == "**":
+            found.add(at + 1)
+    return found
 
 
 def _fits_within(path: str, pattern: Sequence[str]) -> bool:
@@ -104,7 +124,7 @@ def _of_split(tree: _Tree, address: Address) -> list[HubFile]:
         return by_split[_chosen_split(by_split, address)]
     patterns = _patterns(entry["data_files"], address)
     chosen = patterns[_chosen_split(patterns, address)]
-    return [file for pattern in chosen for file in tree.matching(f"{folder}/{pattern}".strip("/"))]
+    return [file for pattern in chosen for file in tree.named(f"{folder}/{pattern}".strip("/"))]
 
 
 def _configs(card: str, address: Address) -> dict[str, dict[str, Any]]:

@@ -57,6 +57,8 @@ class HubFile:
         response = _get(address, {"range": f"bytes={start}-{start + length - 1}", "accept-encoding": "identity"})
         data: bytes = response.content
         if response.status_code != _PARTIAL:  # small files may come whole
+            if self.size > _BLOCK:
+                raise UserError(f"{self.name}: the hub gives no parts of files: check HF_ENDPOINT and the proxy")
             data = data[start : start + length]
         if len(data) != length:
             raise ConnectionError(f"{len(data)} bytes came, {length} were asked for")

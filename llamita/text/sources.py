@@ -183,7 +183,9 @@ def _expand(path: str, report: ReadReport) -> list[Source]:
         return found
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
     if not matches:
-        raise UserError(f"{path}: no such file or folder: check the path")
+        is_address = path.lower().startswith(("http:", "https:", "hf:"))
+        hint = "give a dataset of the hub as hf://datasets/OWNER/NAME" if is_address else "check the path"
+        raise UserError(f"{path}: no such file or folder: {hint}")
     found = [source for match in matches for source in _sources_at(match, report)]
     if not found:
         raise UserError(f"{path}: no text in this folder: it needs files with {SUPPORTED}")

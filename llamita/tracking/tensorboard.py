@@ -17,19 +17,24 @@ _VERSION = "brain.Event:2"  # from it on readers obey SessionLog.START: later st
 _METRICS = ("train/loss", "eval/loss", "eval/bits_per_byte")
 
 
+_PARTS = (
+    "torch.utils.tensorboard.summary",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
+)
+
+
 def check_tensorboard() -> None:
-    """UserError if it isn't installed."""
-    load("tensorboard", "track")
+    """UserError if it isn't installed, or doesn't load."""
+    for package in ("tensorboard", *_PARTS):
+        load(package, "track")
 
 
 class TensorBoard:
     """Figures, samples and hyperparameters under tensorboard/ of the run folder, a file a process."""
 
     def __init__(self, run: Run, config: RunConfig) -> None:
-        load("tensorboard", "track")
-        self._summary = load("torch.utils.tensorboard.summary", "track")
-        self._events = load("tensorboard.compat.proto.event_pb2", "track")
-        self._records = load("tensorboard.summary.writer.record_writer", "track")
+        self._summary, self._events, self._records = (load(package, "track") for package in _PARTS)
         self._folder = run.path / "tensorboard"
         self._config = config
         self._writer: Any = None

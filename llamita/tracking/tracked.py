@@ -35,7 +35,9 @@ def tracked(events: Iterable[Event], session: Session, tell: Tell) -> Iterator[E
     A tracker that fails is told of, once, and left out from there on.
     """
     names = dict.fromkeys(session.config.tracking.to)
-    trackers = _Trackers({name: _KINDS[name](session.run, session.config) for name in names}, tell)
+    trackers = _Trackers(tell)
+    for name in names:
+        trackers.add(name, session.run, session.config)
     begin, begun, failed = session.state.step or -1, False, True
     try:
         for event in events:
@@ -53,10 +55,16 @@ def tracked(events: Iterable[Event], session: Session, tell: Tell) -> Iterator[E
 class _Trackers:
     """Those that haven't failed, by name."""
 
-    def __init__(self, working: dict[str, Tracker], tell: Tell) -> None:
-        self._working = working
+    def __init__(self, tell: Tell) -> None:
+        self._working: dict[str, Tracker] = {}
         self._tell = tell
         self._step = 0
+
+    def add(self, name: str, run: Run, config: RunConfig) -> None:
+        try:
+            self._working[name] = _KINDS[name](run, config)
+        except Exception as error:
+            self._leave_out(name, error)
 
     def start(self, step: int) -> None:
         self._each(lambda name, tracker: self._tell(f"tracked by {name}: {tracker.start(step)}"))
@@ -79,8 +87,11 @@ class _Trackers:
                 act(name, tracker)
             except Exception as error:
                 del self._working[name]
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                self._tell(f"warning: {name} is left out from here on: {reason}")
+                self._leave_out(name, error)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self._tell(f"warning: {name} is left out from here on: {reason}")
 
 
 def _show(event: Event, step: int, tracker: Tracker) -> None:

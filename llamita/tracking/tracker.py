@@ -39,10 +39,15 @@ class Tracker(Protocol):
 
 def load(package: str, extra: str) -> ModuleType:
     """A tracker's package; UserError if it isn't installed."""
+    asked = package.partition(".")[0]
+    asked = "tensorboard" if asked == "torch" else asked
+    without = "or go on without it: --tracking.empty-to"
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"--tracking.to {package} needs {package}: pip install 'llamita[{extra}]'") from error
+        raise UserError(f"--tracking.to {asked} needs {asked}: pip install 'llamita[{extra}]', {without}") from error
+    except Exception as error:  # of packages that don't fit each other
+        raise UserError(f"--tracking.to {asked} can't be loaded ({error}): install it anew, {without}") from error
 
 
 def run_id(run: Run) -> str:

@@ -67,7 +67,8 @@ def test_what_is_missing_is_told_before_anything_begins(
     places = {"train": (tiny_text, "--run", new, *TINY), "demo": ("--run", new), "resume": (copied_run.path,)}
     refused = llamita(command, *places[command], "--training.steps", 12, "--tracking.to", "tensorboard")
     assert refused.code == 1 and refused.out == ""
-    assert refused.err == "llamita: --tracking.to tensorboard needs tensorboard: pip install 'llamita[track]'\n"
+    remedy = "pip install 'llamita[track]', or go on without it: --tracking.empty-to"
+    assert refused.err == f"llamita: --tracking.to tensorboard needs tensorboard: {remedy}\n"
     assert not new.exists() and copied_run.config_file.read_bytes() == before
     assert copied_run.checkpoints()[-1].step == 8
 

@@ -92,3 +92,11 @@ def test_a_context_begins_with_bos_and_gives_its_last_spaces_away() -> None:
         assert [*before, *after] == [tokenizer.bos_id, *tokenizer.encode(context + continuation)]
         assert before == [tokenizer.bos_id, *tokenizer.encode(context.rstrip())]
     assert encode_pair(tokenizer, "the river ", "runs") == encode_pair(tokenizer, "the river", " runs")
+
+
+def test_a_continuation_that_melts_into_its_context_is_scored_with_the_token_that_both_make() -> None:
+    tokenizer = Tokenizer.train(["once upon a time, once more " * 50], vocab_size=320)
+    (once,) = tokenizer.encode("once")
+    before, after = encode_pair(tokenizer, "on", "ce")
+    assert (before, after) == ([tokenizer.bos_id], [once])
+    assert encode_pair(tokenizer, "once", "")[1] == []

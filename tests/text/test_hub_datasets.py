@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -369,6 +370,23 @@ def test_a_card_that_means_harm_is_an_error_soon(hub: Hub, user: User) -> None:
         hub.datasets["a/b"] = Dataset({"README.md": bomb.format(name, files).encode(), "a.txt": b"a"})
         with pytest.raises(UserError, match="its card (can't be read|names its files in no known way)"):
             user.does(reading, ["hf://datasets/a/b"])
+
+
+@pytest.mark.parametrize("pattern", ["**/" * 16 + "x.txt", "**/*/" * 16 + "x.txt", "**/" * 3000 + "x.txt"])
+def test_a_card_full_of_stars_is_read_soon(pattern: str, hub: Hub, user: User) -> None:
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: '{pattern}'\n---\n".encode()
+    hub.datasets["a/b"] = Dataset({"README.md": card, "d/" * 18 + "a.txt": b"a"})
+    began = time.monotonic()
+    with pytest.raises(UserError):
+        user.does(reading, ["hf://datasets/a/b"])
+    assert time.monotonic() - began < 5
+
+
+def test_a_cards_globs_are_of_files_and_of_none_that_hides(hub: Hub, user: User) -> None:
+    card = b"---\nconfigs:\n- config_name: default\n  data_files: 'en/*'\n---\n"
+    texts = {"en/a.txt": b"a", "en/.hid.txt": b"h", "en/sub/b.txt": b"b"}
+    hub.datasets["a/b"] = Dataset({"README.md": card, **texts})
+    assert user.does(reading, ["hf://datasets/a/b"]).texts == ["a"]
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

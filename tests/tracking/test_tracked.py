@@ -85,6 +85,16 @@ def test_a_tracker_that_fails_is_told_of_once_and_left_out(
     assert checkpoint_bytes(run) == checkpoint_bytes(alone)
 
 
+def test_one_that_cannot_even_be_made_is_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Recording:
+        raise TypeError("Descriptors cannot be created directly")
+
+    monkeypatch.setitem(tracked_module._KINDS, "tensorboard", broken)
+    session, told = Session(run), list[str]()
+    assert len(list(tracked_module.tracked(session.events(), session, told.append))) > 3
+    assert told == ["warning: tensorboard is left out from here on: Descriptors cannot be created directly"]
+
+
 def test_one_that_fails_takes_no_other_with_it(
     tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
