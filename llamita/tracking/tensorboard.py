@@ -27,14 +27,14 @@ _PARTS = (
 def check_tensorboard() -> None:
     """UserError if it isn't installed, or doesn't load."""
     for package in ("tensorboard", *_PARTS):
-        load(package, "track")
+        load("tensorboard", package)
 
 
 class TensorBoard:
     """Figures, samples and hyperparameters under tensorboard/ of the run folder, a file a process."""
 
     def __init__(self, run: Run, config: RunConfig) -> None:
-        self._summary, self._events, self._records = (load(package, "track") for package in _PARTS)
+        self._summary, self._events, self._records = (load("tensorboard", package) for package in _PARTS)
         self._folder = run.path / "tensorboard"
         self._config = config
         self._writer: Any = None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Protocol, runtime_checkable
 
+from llamita.config import TrackerName
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
 from llamita.runs.folder import Run
@@ -37,17 +38,16 @@ class Tracker(Protocol):
         """Write what is left, a few seconds long at most where that hangs on a network."""
 
 
-def load(package: str, extra: str) -> ModuleType:
-    """A tracker's package; UserError if it isn't installed."""
-    asked = package.partition(".")[0]
-    asked = "tensorboard" if asked == "torch" else asked
+def load(tracker: TrackerName, package: str) -> ModuleType:
+    """A package that a tracker needs; UserError if it isn't installed, or doesn't load."""
+    install = f"pip install 'llamita[{'track' if tracker == 'tensorboard' else tracker}]'"
     without = "or go on without it: --tracking.empty-to"
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"--tracking.to {asked} needs {asked}: pip install 'llamita[{extra}]', {without}") from error
+        raise UserError(f"--tracking.to {tracker} needs {tracker}: {install}, {without}") from error
     except Exception as error:  # of packages that don't fit each other
-        raise UserError(f"--tracking.to {asked} can't be loaded ({error}): install it anew, {without}") from error
+        raise UserError(f"--tracking.to {tracker} can't be loaded ({error}): install it anew, {without}") from error
 
 
 def run_id(run: Run) -> str:
