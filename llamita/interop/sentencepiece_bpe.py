@@ -68,17 +68,16 @@ def _normalizer(model: Model) -> normalizers.Normalizer:
 
 
 def _decoder(model: Model, unknown: str) -> decoders.Decoder:
-    """What is unknown brings spaces of its own, which must outlast those that are dropped before the first word."""
-    shown = decoders.Replace(Regex(rf"\A{re.escape(unknown)}\z"), model.unknown_shown)
-    spaced = decoders.Replace(SPACE, " ")
-    if model.byte_fallback and model.dummy_prefix and not model.one_space:
-        return decoders.Sequence([shown, SPACED.decoder])
-    # Only where there are no bytes can what is unknown come first.
-    before = [spaced, decoders.ByteFallback()] if model.byte_fallback else []
-    space, after = (" ", []) if model.byte_fallback else (SPACE, [spaced])
-    dropped = f"{space}+" if model.one_space else space
-    drop = [decoders.Replace(Regex(rf"\A{dropped}"), "")] if model.dummy_prefix or model.one_space else []
-    return decoders.Sequence([shown, *before, decoders.Fuse(), *drop, *after])
+    """What is unknown, and a byte, brings spaces of its own, which outlast those dropped before the first word."""
+    steps: list[decoders.Decoder] = [decoders.Replace(Regex(rf"\A{re.escape(unknown)}\z"), model.unknown_shown)]
+    if model.byte_fallback:
+        steps.append(decoders.ByteFallback())
+    steps.append(decoders.Fuse())
+    if SPACE not in model.pieces:  # bytes spell it then, which show it as it is
+        return decoders.Sequence(steps)
+    if model.dummy_prefix or model.one_space:
+        steps.append(decoders.Replace(Regex(rf"\A{SPACE}{'+' if model.one_space else ''}"), ""))
+    return decoders.Sequence([*steps, decoders.Replace(SPACE, " ")])
 
 
 def _split(alternatives: Iterable[str]) -> pre_tokenizers.PreTokenizer:

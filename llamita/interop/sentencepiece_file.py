@@ -108,3 +108,16 @@ def _check_pieces(model: Model) -> None:
         raise ValueError(f"piece {unused[0]!r} is marked as unused; a piece can't be taken away here")
     if model.one_space and any(" " in symbol for symbol in symbols):
         raise ValueError("a symbol defined by the user has a space, and remove_extra_whitespaces is on")
+    if SPACE in model.unknown_shown:
+        raise ValueError(f"unk_surface is {model.unknown_shown!r}, whose {SPACE} would be a space here")
+    for piece, (_, kind) in model.pieces.items():
+        _check_piece(piece, kind, model)
+
+
+def _check_piece(piece: str, kind: Kind, model: Model) -> None:
+    if len(piece) == 1 and kind in (Kind.UNKNOWN, Kind.CONTROL):
+        raise ValueError(f"piece {piece!r} stands for no text, and couldn't be told from the character here")
+    if model.one_space and piece.startswith(2 * SPACE):
+        raise ValueError(f"piece {piece!r} begins with two spaces, and remove_extra_whitespaces is on")
+    if SPACE in piece and SPACE not in model.pieces:
+        raise ValueError(f"piece {piece!r} has a space, and {SPACE!r} is no piece itself")

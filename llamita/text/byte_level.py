@@ -1,7 +1,8 @@
-"""Byte-level tokens: the printable symbol of each byte, and what a token of such symbols stands for."""
+"""Tokens of bytes: the printable symbol of each byte, what a token of such symbols stands for, and byte fallback."""
 
 import itertools
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from tokenizers import Tokenizer as Backend
@@ -19,7 +20,9 @@ def _symbols() -> tuple[str, ...]:
 
 BYTE_SYMBOLS: Final = _symbols()
 _BYTE_OF: Final = {symbol: byte for byte, symbol in enumerate(BYTE_SYMBOLS)}
+BYTE_TOKEN: Final = re.compile("<0x[0-9A-F]{2}>")  # what a vocabulary that isn't byte-level falls back to
 _ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")
+_FALLBACK: Final = b'"type":"ByteFallback"'
 
 
 def token_bytes(token: str) -> bytes:
@@ -34,6 +37,29 @@ def readable(piece: bytes) -> str:
     """Bytes as text, with each byte that is no text by itself spelled like <0xE2>."""
     text = piece.decode("utf-8", "surrogateescape")
     return _ESCAPED_BYTE.sub(lambda found: f"<0x{ord(found[0]) - 0xDC00:02X}>", text)
+
+
+def decoded(backend: Backend, ids: Sequence[int]) -> str:
+    """The text of ids, in which a byte token that is part of no character shows as U+FFFD, as in sentencepiece.
+
+    tokenizers would show all bytes of a run so, those of whole characters too.
+    """
+    tokens = [token for number in ids if (token := backend.id_to_token(number)) is not None]
+    decoder = backend.decoder if any(map(BYTE_TOKEN.fullmatch, tokens)) else None
+    if decoder is None or _FALLBACK not in decoder.__getstate__():
+        return backend.decode(ids, skip_special_tokens=False)
+    text: str = decoder.decode(list(_mended(tokens)))
+    return text
+
+
+def _mended(tokens: Iterable[str]) -> Iterator[str]:
+    for are_bytes, run in itertools.groupby(tokens, lambda token: BYTE_TOKEN.fullmatch(token) is not None):
+        if not are_bytes:
+            yield from run
+            continue
+        for character in bytes(int(token[3:5], 16) for token in run).decode("utf-8", "surrogateescape"):
+            is_torn = _ESCAPED_BYTE.match(character)
+            yield from ["\ufffd"] if is_torn else (f"<0x{byte:02X}>" for byte in character.encode())
 
 
 def is_byte_level(backend: Backend) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llamita.errors import UserError
-from llamita.text.hub_files import HubFile
+from llamita.text.hub_files import HubFile, parquet_of
 
 Format = Literal["text", "jsonl", "parquet"]
 Compression = Literal["gzip", "zstd"]
@@ -124,23 +124,26 @@ def _whole_text(source: Source, _field: str, report: ReadReport, most: int | Non
 
 
 def _json_lines(source: Source, field: str, report: ReadReport, _most: int | None) -> Iterator[tuple[int, str]]:
+    wanted = "each line must be one JSON object"
+    if source.remote and _JSON.search(source.name):
+        wanted += f"; take what the hub may have made of it: {parquet_of(source.remote.repository)}"
     with _open(source) as stream:
         for number, line in enumerate(_lines(stream), start=1):
             if line.strip():
-                yield number, _json_text(_decoded(line, "utf-8", report), field, f"{source.name}:{number}")
+                yield number, _json_text(_decoded(line, "utf-8", report), field, f"{source.name}:{number}", wanted)
 
 
-def _json_text(line: str, field: str, where: str) -> str:
+def _json_text(line: str, field: str, where: str, wanted: str) -> str:
     try:
         record = json.loads(line.removeprefix("\ufeff").rstrip())
     except (ValueError, RecursionError) as error:
         reason = str(error)
         if isinstance(error, json.JSONDecodeError):
             reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-        raise UserError(f"{where} is not JSON ({reason}): each line must be one JSON object") from None
+        raise UserError(f"{where} is not JSON ({reason}): {wanted}") from None
     if not isinstance(record, dict):
         kind = type(record).__name__
-        raise UserError(f"{where} is of type {kind}, not an object: each line must be one JSON object")
+        raise UserError(f"{where} is of type {kind}, not an object: {wanted}")
     if field not in record:
         raise UserError(_without_field(where, field, record))
     text = record[field]

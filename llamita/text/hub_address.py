@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from llamita.errors import UsageError, UserError
 from llamita.text.formats import Source
-from llamita.text.hub_files import ask, package
+from llamita.text.hub_files import ask, package, patience
 
 SCHEME: Final = "hf://"
 PREFIX: Final = f"{SCHEME}datasets/"
@@ -83,7 +83,7 @@ def pinned(text: str) -> Address | None:
         info = ask(
             address.repository,
             str(address),
-            lambda: package().HfApi().dataset_info(address.repository, revision=revision),
+            lambda: package().HfApi().dataset_info(address.repository, revision=revision, timeout=patience()),
             tries_again=is_address,  # who mistyped a path shouldn't wait
         )
     except UserError as error:

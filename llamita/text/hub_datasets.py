@@ -1,6 +1,6 @@
 """Which files of a hub's dataset hold the text that is asked for: by path, by its card, or by its layout."""
 
-import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from llamita.errors import UsageError, UserError
 from llamita.text.formats import SUPPORTED, Source
-from llamita.text.hub_address import PREFIX, Address
-from llamita.text.hub_files import HubFile, listed, package
+from llamita.text.hub_address import Address
+from llamita.text.hub_files import HubFile, listed, package, parquet_of
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 _SHARD: Final = re.compile(r"(?:.*/)?data/(?P<split>\w[\w.-]*?)-\d{5}-of-\d{5}[^/]*", re.ASCII)
@@ -21,6 +21,7 @@ _SPLITS: Final = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+_ENDING: Final = re.compile(r"(?:\.\w+)?\.(?:gz|zst)$|\.\w+$")
 _PROSE: Final = re.compile(r"\.md|(?:^|/)(?:licen[sc]e|readme|notice|requirements)\b", re.IGNORECASE)
 _CARD: Final = "README.md"
 _CARD_BYTES: Final = 1 << 24
@@ -36,15 +37,15 @@ def sources_of(address: Address) -> tuple[list[Source], int]:
     """
     assert address.revision is not None
     tree = _Tree(address.repository, address.revision)
-    files = list(dict.fromkeys(tree.matching(address.path) if address.path else _of_split(tree, address)))
+    files, address = (tree.matching(address.path), address) if address.path else _of_split(tree, address)
     sources = {file: Source.on_hub(file) for file in files}
     known = [source for file, source in sources.items() if not source.is_guess or file.path == address.path]
     if not known:
-        kinds = sorted({os.path.splitext(file.path)[1] or file.path for file in files})
+        kinds = sorted({found[0] if (found := _ENDING.search(file.path)) else file.path for file in files})
         there = f"only {_told(kinds)} there" if kinds else "no file there"
         raise UserError(
             f"{address}: {there}; needed are {SUPPORTED}, or .json with a document a line: name others by a path, or "
-            f"see {PREFIX}{address.repository}@refs/convert/parquet/CONFIG/SPLIT, where the hub keeps many as parquet"
+            f"take what the hub may have made of them: {parquet_of(address.repository, address.config, address.split)}"
         )
     return known, len(sources) - len(known)
 
@@ -115,16 +116,25 @@ def _fits_within(path: str, pattern: Sequence[str]) -> bool:
     return any(_fits(parts[:end], pattern) for end in range(len(parts), 0, -1))
 
 
-def _of_split(tree: _Tree, address: Address) -> list[HubFile]:
-    """The files of the config and split that are asked for."""
+def _of_split(tree: _Tree, address: Address) -> tuple[list[HubFile], Address]:
+    """The files of the config and split that are asked for, and the address with the names of these."""
     entry = _chosen_config(_configs(tree.card(), address), address)
-    folder = entry.get("data_dir", "").strip("/")
+    address = replace(address, config=entry.get("config_name"))
+    folder = _path(entry.get("data_dir", ""))
     if not entry.get("data_files"):
-        by_split = _by_layout(tree.below(folder))
-        return by_split[_chosen_split(by_split, address)]
+        files = [file for file in tree.below(folder) if not _PROSE.search(file.path)]
+        by_split = _by_layout(files) or {address.split or "train": files}
+        split = _chosen_split(by_split, address)
+        return by_split[split], replace(address, split=split)
     patterns = _patterns(entry["data_files"], address)
-    chosen = patterns[_chosen_split(patterns, address)]
-    return [file for pattern in chosen for file in tree.named(f"{folder}/{pattern}".strip("/"))]
+    split = _chosen_split(patterns, address)
+    files = [file for pattern in patterns[split] for file in tree.named(_path(f"{folder}/{pattern}"))]
+    return files, replace(address, split=split)
+
+
+def _path(told: str) -> str:
+    """A path as the hub has it, of one in a card, which may begin with ./ or a slash."""
+    return posixpath.normpath(f"/{told}").lstrip("/")
 
 
 def _configs(card: str, address: Address) -> dict[str, dict[str, Any]]:
@@ -133,9 +143,10 @@ def _configs(card: str, address: Address) -> dict[str, dict[str, Any]]:
         return {}
     try:
         found = package().DatasetCard(card, ignore_metadata_errors=True).data.get("configs") or []
+        named = {_string(entry.get("config_name", "default")): entry for entry in found}
         return {
-            _string(entry.get("config_name", "default")): {**entry, "data_dir": _string(entry.get("data_dir") or "")}
-            for entry in found
+            name: {**entry, "config_name": name, "data_dir": _string(entry.get("data_dir") or "")}
+            for name, entry in named.items()
         }
     except Exception as error:  # of whatever reads YAML there
         reason = " ".join(str(error).split())
@@ -154,8 +165,6 @@ def _chosen_config(configs: Mapping[str, dict[str, Any]], address: Address) -> d
 
 
 def _chosen_split(splits: Collection[str], address: Address) -> str:
-    if not splits:
-        raise UserError(f"{address}: no text in it; needed are {SUPPORTED}, or name files by a path")
     wanted = address.split or "train"
     if wanted in splits:
         return wanted
@@ -193,7 +202,7 @@ def _by_layout(files: Sequence[HubFile]) -> dict[str, list[HubFile]]:
 
     All are train where no path names a split.
     """
-    kinds = {file: Source.on_hub(file) for file in files if not _PROSE.search(file.path)}
+    kinds = {file: Source.on_hub(file) for file in files}
     counted = Counter(source.format for source in kinds.values() if not source.is_guess)
     if not counted:
         return {}

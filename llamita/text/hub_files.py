@@ -128,6 +128,11 @@ def _page(address: str) -> tuple[list[tuple[str, str, int, str | None]], str | N
     return entries, response.links.get("next", {}).get("url")
 
 
+def parquet_of(repository: str, config: str | None = None, split: str | None = None) -> str:
+    """Where the hub keeps a config and a split of many datasets as parquet, whatever kind their own files are of."""
+    return f"hf://datasets/{repository}@refs/convert/parquet/{config or 'default'}/{split or 'train'}"
+
+
 def package() -> Any:
     """huggingface_hub; UserError without it."""
     try:
@@ -139,7 +144,8 @@ def package() -> Any:
 def ask(repository: str, name: str, question: Callable[[], T], *, tries_again: bool = True) -> T:
     """What a question to the hub gives; trouble that may pass is told once and waited for.
 
-    name: what is asked for, for messages. UserError that says what to do if there is no answer.
+    A longer wait, for which the hub asks, is told each time. name: what is asked for, for messages. UserError that
+    says what to do if there is no answer.
     """
     package()
     waits = _WAITS if tries_again else ()
@@ -151,9 +157,10 @@ def ask(repository: str, name: str, question: Callable[[], T], *, tries_again: b
         except Exception as error:  # of whichever library talks to the network there
             if wait is None or not _may_pass(error):
                 raise UserError(f"{name}: {_remedy(repository, error)}") from error
-            if number == 0:
-                _log.warning("%s: %s; trying again", name, _first_line(error))
-            time.sleep(max(wait, _asked_wait(error)))
+            seconds = max(wait, _asked_wait(error))
+            if number == 0 or seconds > wait:
+                _log.warning("%s: %s; trying again in %g s", name, _first_line(error), seconds)
+            time.sleep(seconds)
     raise AssertionError("the last try returns or raises")
 
 
@@ -161,9 +168,14 @@ def _get(address: str, headers: Mapping[str, str] = MappingProxyType({})) -> Any
     """A response of the hub to whoever is logged in; its own errors where it refuses."""
     utils = importlib.import_module("huggingface_hub.utils")
     asked = {**utils.build_hf_headers(), **headers}
-    response = utils.get_session().get(address, headers=asked, timeout=_constants().HF_HUB_DOWNLOAD_TIMEOUT)
+    response = utils.get_session().get(address, headers=asked, timeout=patience())
     utils.hf_raise_for_status(response)
     return response
+
+
+def patience() -> float:
+    """Seconds without a sign of the hub after which a question is asked again."""
+    return float(_constants().HF_HUB_DOWNLOAD_TIMEOUT)
 
 
 def _constants() -> Any:

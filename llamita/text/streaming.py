@@ -1,12 +1,9 @@
 """Text out of ids that arrive one at a time."""
 
 import codecs
-import re
-from typing import Final
 
+from llamita.text.byte_level import BYTE_TOKEN
 from llamita.text.tokenizer import Tokenizer
-
-_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class StreamDecoder:
@@ -33,7 +30,7 @@ class StreamDecoder:
         if table is not None:
             return self._utf8.decode(table[token_id])
         self._recent.append(token_id)
-        if _BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(token_id) or ""):
+        if BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(token_id) or ""):
             return ""
         text = self._release()
         self._shown += len(text)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
-from llamita.text.byte_level import is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
+from llamita.text.byte_level import decoded, is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
 from llamita.text.engines import FastestEngine, Ids, is_failure
 from llamita.text.growth import growth
 from llamita.text.specials import Settings, known_tokens, save_settings, settings_beside, special_id
@@ -191,7 +191,7 @@ class Tokenizer:
         if self.byte_table is not None:
             return b"".join(map(self.byte_table.__getitem__, kept)).decode("utf-8", "replace")
         with _blaming("this tokenizer cannot decode its tokens", "give one that can"):
-            return self._backend.decode(kept, skip_special_tokens=False)
+            return decoded(self._backend, kept)
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
         """Each token as a person reads it: bytes that are no text as <0xE2>, marks without their joiners."""

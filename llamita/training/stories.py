@@ -20,6 +20,16 @@ from llamita.training.tuning import tuned
 # No path is spelled so: a run whose source this is was told its stories by StoryWorld.
 STORY_SOURCE = "storyworld://"
 
+# Of settings that say how a text is read and cut, the values that hold for stories; their number decides the fraction.
+_HOLDS = {
+    "data.sources": ((), (STORY_SOURCE,)),
+    "data.field": ("text",),
+    "data.max_bytes": (None,),
+    "data.validation_fraction": (),
+    "tokenizer.kind": ("word",),
+    "tokenizer.file": (None,),
+}
+
 _VALIDATION_STORIES = 2000
 _FEWEST_STORIES = 20_000  # so that a short run has whole stories to hold out, too
 _WORDS_SEEN = 5000  # stories that the tokenizer sees: every word occurs in them many times over
@@ -44,8 +54,22 @@ def is_story_run(config: RunConfig) -> bool:
 
 def story_config(asked: list[Layer]) -> RunConfig:
     """The config of a story run, but for what only its text tells; UsageError for settings that don't fit."""
+    _refuse_what_is_not_heeded(asked)
     values, _ = layers.merge([layers.preset("storyworld"), *asked, vocabulary_layer(1)])
     return layers.build(values)
+
+
+def _refuse_what_is_not_heeded(asked: list[Layer]) -> None:
+    """UsageError for settings of a text of one's own; the config.toml of an earlier demo says what its stories had."""
+    others = [layer for layer in asked if layer.values.get("data", {}).get("sources") != [STORY_SOURCE]]
+    given = layers.typed(layers.merge(others)[0])
+    for name, values in _HOLDS.items():
+        table, _, field = name.partition(".")
+        if field in given.get(table, {}) and given[table][field] not in values:
+            raise UsageError(
+                f"{name} ({given[table][field]}) can't be had in the demo, which tells its text itself, as much as "
+                "training.steps read: leave it out, or give a text to `llamita train`"
+            )
 
 
 def prepare_stories(target: Path, asked: list[Layer]) -> PreparedStories:

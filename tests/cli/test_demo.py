@@ -89,6 +89,36 @@ def test_the_demo_leaves_other_runs_alone(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "mine" / "config.toml").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--data.max-bytes", "1000"), "data.max_bytes (1000)"),
+        (("--data.field", "body"), "data.field (body)"),
+        (("--data.validation-fraction", "0.1"), "data.validation_fraction (0.1)"),
+        (("--config", "asked.toml"), "data.sources (('book.txt',))"),
+        (("--tokenizer.kind", "bpe"), "tokenizer.kind (bpe)"),
+    ],
+)
+def test_the_demo_refuses_what_only_a_text_of_ones_own_can_have(
+    option: tuple[str, str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("asked.toml").write_text('[data]\nsources = ["book.txt"]\n')
+    made = llamita("demo", "--run", "new", *option)
+    assert made.code == 2 and not Path("new").exists()
+    assert f"{told} can't be had in the demo" in " ".join(made.err.split()) and "`llamita train`" in made.err
+
+
+def test_the_demo_takes_its_own_config_again_and_what_it_can_obey(tmp_path: Path) -> None:
+    config = story_config([])
+    data = replace(config.data, sources=(STORY_SOURCE,), validation_fraction=0.07)
+    file = tmp_path / "config.toml"
+    file.write_text(layers.to_toml(replace(config, data=data)), encoding="utf-8")
+    asked = layers.Layer("command line", {"data": {"packing": "stream", "max_bytes": "off"}})
+    assert story_config([layers.from_file(file), asked]).data == replace(data, packing="stream", mask_documents=True)
+    assert story_config([asked]).data.packing == "stream"
+
+
 def test_a_demo_that_is_stopped_while_an_earlier_one_is_removed_can_be_started_again(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     (folder / "checkpoints" / "step_00000002").mkdir(parents=True)

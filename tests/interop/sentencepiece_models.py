@@ -19,6 +19,31 @@ SPACE = "\u2581"
 FIRST = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
 BYTES = [(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)]
 
+# What sentencepiece 0.2.3 says of text, and of ids that no text has, by bytes, space first and one space alone.
+ENCODED = [
+    ((True, True, False), " a  犬", [SPACE, f"{SPACE}a", SPACE, SPACE, "<0xE7>", "<0x8A>", "<0xAC>"]),
+    ((True, False, False), " a  b", [f"{SPACE}a", SPACE, SPACE, "<0x62>"]),
+    ((True, True, True), "  a  a ", [f"{SPACE}a", f"{SPACE}a"]),
+    ((True, False, True), "  a  a ", ["a", f"{SPACE}a"]),
+    ((False, True, True), " <unk> 犬犬", [SPACE, "<unk>", SPACE, "<unk>"]),
+    ((False, True, True), "<s>", [SPACE, "<unk>"]),
+]
+DECODED = [
+    ((True, True, False), ["<0xE7>", "<0x8A>", "<0xAC>", "<0xE7>"], "犬\ufffd"),
+    ((True, True, False), ["<0xF0>", "<0x9F>", "<0x98>"], "\ufffd\ufffd\ufffd"),
+    ((True, True, False), ["<0xFF>", "<0x61>", "<0xE7>", "a", "<0x8A>", "<0x0A>"], "\ufffda\ufffda\ufffd\n"),
+    ((True, True, False), ["<0xED>", "<0xA0>", "<0x80>", "<0xC0>", "<0x80>"], "\ufffd" * 5),
+    ((True, True, False), ["<0x20>", f"{SPACE}a"], "  a"),
+    ((True, True, False), ["<unk>", f"{SPACE}a"], " \u2047  a"),
+    ((True, True, False), [SPACE, f"{SPACE}a", SPACE], " a "),
+    ((True, False, False), [f"{SPACE}a", "<0xE7>", f"{SPACE}a"], " a\ufffd a"),
+    ((True, False, True), [SPACE, f"{SPACE}a", SPACE, SPACE], "a  "),
+    ((True, True, True), ["<0x20>", SPACE, "<0xE7>"], "  \ufffd"),
+    ((True, True, True), ["<unk>", SPACE], " \u2047  "),
+    ((False, True, True), [SPACE, "<unk>", f"{SPACE}a"], " \u2047  a"),
+    ((False, False, False), [SPACE, "<unk>"], "  \u2047 "),
+]
+
 
 def trained(**options: Any) -> bytes:
     """The content of a tokenizer.model."""
@@ -57,6 +82,13 @@ def field(number: int, value: int | float | str | bytes) -> bytes:
 
 def piece(text: str | bytes, score: float, kind: int) -> bytes:
     return field(1, field(1, text) + field(2, score) + field(3, kind))
+
+
+def cornered(options: tuple[bool, bool, bool]) -> bytes:
+    """The content of a tokenizer.model of few pieces, with bytes, a space first and one space alone, or without."""
+    has_bytes, space_first, one_space = map(int, options)
+    pieces = [(text, -float(at), NORMAL) for at, text in enumerate([SPACE, "a", f"{SPACE}a"])]
+    return written(pieces, {35: has_bytes}, {3: space_first, 4: one_space})
 
 
 def written(

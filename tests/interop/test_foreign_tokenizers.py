@@ -17,7 +17,7 @@ from llamita.runs.folder import Run
 from llamita.text.byte_level import token_bytes
 from llamita.text.tokenizer import Tokenizer
 from tests.cli.command_line import llamita
-from tests.interop.sentencepiece_models import NORMAL, SPACE, TEXT, field, written
+from tests.interop.sentencepiece_models import DECODED, ENCODED, NORMAL, SPACE, TEXT, cornered, field, written
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz.,"
 PIECES = [SPACE, *LETTERS, "th", f"{SPACE}th", f"{SPACE}the", "in", "an", f"{SPACE}a"]
@@ -136,6 +136,19 @@ def test_added_tokens_that_do_not_fit_are_refused(
     with pytest.raises(UserError, match=re.escape(told)) as refused:
         tokenizer_of(sentencepiece_folder, SIZE + 50)
     assert str(sentencepiece_folder) in str(refused.value)
+
+
+def test_text_and_ids_of_a_sentencepiece_model_become_each_other_as_there(tmp_path: Path) -> None:
+    def ours(options: tuple[bool, bool, bool]) -> Tokenizer:
+        (tmp_path / "tokenizer.model").write_bytes(cornered(options))
+        return tokenizer_of(tmp_path, 300)
+
+    for options, text, tokens in ENCODED:
+        assert ours(options).tokens(ours(options).encode(text)) == tokens
+    for options, tokens, text in DECODED:
+        tokenizer = ours(options)
+        ids = [tokenizer.token_to_id(token) or 0 for token in tokens]
+        assert (tokenizer.tokens(ids), tokenizer.decode(ids)) == (tokens, text)
 
 
 def test_a_damaged_file_and_one_of_another_model_are_refused_by_name(sentencepiece_folder: Path) -> None:

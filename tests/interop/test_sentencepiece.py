@@ -17,6 +17,8 @@ from llamita.text.tokenizer import Tokenizer
 from tests.interop.sentencepiece_models import (
     BYTE,
     CONTROL,
+    DECODED,
+    ENCODED,
     LLAMA,
     NORMAL,
     SPACE,
@@ -24,6 +26,7 @@ from tests.interop.sentencepiece_models import (
     TEXT,
     UNKNOWN,
     UNUSED,
+    cornered,
     field,
     piece,
     trained,
@@ -96,6 +99,31 @@ def test_thousands_of_texts_have_the_ids_and_come_back_as_the_text_that_sentence
     assert [ours.id_to_token(number) for number in range(ours.get_vocab_size())] == names
     for text in ["", *names, *(f"<sep>{name}<sep>" for name in names), *texts(2000, 1)]:
         check(theirs, ours, text)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ids_that_no_text_has_give_the_text_that_sentencepiece_gives_at_once_and_as_they_come(name: str) -> None:
+    theirs, ours = both(name)
+    draw, ordinary = random.Random(8), [number for number in range(len(theirs)) if not theirs.is_control(number)]
+    pools = [ordinary, [number for number in ordinary if theirs.id_to_piece(number).startswith(SPACE)], [0]]
+    numbers = [number for number in ordinary if theirs.is_byte(number)]
+    for _ in range(1000):
+        ids = [draw.choice(draw.choice(pools)) for _ in range(draw.randint(1, 6))]
+        torn = "".join(draw.choices("aé犬😀 \n", k=3)).encode()[draw.randint(0, 4) : draw.randint(0, 12)]
+        at = draw.randint(0, len(ids))
+        ids[at:at] = [numbers[byte] for byte in torn if numbers]
+        stream = StreamDecoder(ours)
+        assert ours.decode(ids) == theirs.decode(ids) == "".join([*map(stream.push, ids), stream.flush()])
+
+
+def test_what_is_written_down_of_sentencepiece_is_what_it_says() -> None:
+    def theirs(options: tuple[bool, bool, bool]) -> Any:
+        return sentencepiece.SentencePieceProcessor(model_proto=cornered(options))
+
+    for options, text, tokens in ENCODED:
+        assert theirs(options).id_to_piece(theirs(options).encode(text)) == tokens
+    for options, tokens, text in DECODED:
+        assert theirs(options).decode([theirs(options).piece_to_id(token) for token in tokens]) == text
 
 
 @pytest.mark.parametrize("name", ["llama", "symbols", "unknown"])
@@ -204,6 +232,17 @@ def test_runs_of_one_character_may_have_one_score_as_the_spaces_of_llama_have() 
 A = ("a", -1.0, NORMAL)
 
 
+@pytest.mark.parametrize("space_first", [0, 1])
+@pytest.mark.parametrize("one_space", [0, 1])
+@pytest.mark.parametrize("has_bytes", [0, 1])
+def test_a_space_that_is_no_piece_is_what_sentencepiece_takes_it_for(
+    space_first: int, one_space: int, has_bytes: int
+) -> None:
+    theirs, ours = pair(written([A], {35: has_bytes}, {3: space_first, 4: one_space}))
+    for text in texts(300, 9):
+        check(theirs, ours, text)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -224,6 +263,10 @@ A = ("a", -1.0, NORMAL)
         (written([("ab", 0.0, UNUSED)]), "'ab' is marked as unused"),
         (written([A, ("ab", -2.0, NORMAL)]), "'b' is part of a piece, and no piece itself"),
         (written([A, ("a b", 0.0, SYMBOL)], normalizer={4: 1}), "symbol defined by the user has a space"),
+        (written([A, (f"{SPACE}{SPACE}", 0.0, SYMBOL)], normalizer={4: 1}), f"'{SPACE}{SPACE}' begins with two spaces"),
+        (written([A, (f"a{SPACE}", 0.0, SYMBOL)]), f"'a{SPACE}' has a space, and '{SPACE}' is no piece itself"),
+        (written([("b", 0.0, CONTROL)]), "'b' stands for no text, and couldn't be told from the character"),
+        (written([A], {44: f"?{SPACE}"}), f"unk_surface is '.{SPACE}', whose {SPACE} would be a space"),
         (written([(f"{n}!", 0.0, SYMBOL) for n in range(5000)]), "more than 4096 pieces"),
         (written([A])[:-3], "goes beyond the end"),
         (written([A]) + b"\xff" * 12, "number without an end"),

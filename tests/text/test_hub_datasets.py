@@ -19,7 +19,7 @@ import pytest
 from llamita.errors import UsageError, UserError
 from llamita.text.hub_address import Address, parse
 from llamita.text.sources import ReadReport, Stamp, find, pin, read, read_from, stamp
-from tests.text.hub_stand_in import TOKEN, Dataset, Hub, User, running_hub, told
+from tests.text.hub_stand_in import TOKEN, Dataset, Hub, User, naps, running_hub, told
 
 CARD = """---
 license: mit
@@ -50,6 +50,7 @@ def hub(shared_hub: Hub) -> Hub:
     """A hub with nothing on it."""
     for kept in (shared_hub.datasets, shared_hub.reads, shared_hub.troubles):
         kept.clear()
+    shared_hub.retry_after, shared_hub.unheard = "0", ""
     return shared_hub
 
 
@@ -69,11 +70,13 @@ class Found:
     stamps: list[Stamp]
     report: ReadReport
     told: list[str]
+    naps: list[float]
 
 
 def reading(paths: Sequence[str], folder: str = ".", **options: Any) -> Found:
     """Read sources, in the process of the user."""
     os.chdir(folder)
+    naps.clear()
     report, token = ReadReport(), options.pop("token", None)
     os.environ.pop("HF_TOKEN", None)
     if token:
@@ -82,7 +85,7 @@ def reading(paths: Sequence[str], folder: str = ".", **options: Any) -> Found:
         sources = find(paths, report=report)
         texts = [document.text for document in read(sources, report=report, **options)]
     names = [source.name for source in sources]
-    return Found(names, texts, [stamp(source) for source in sources], report, lines)
+    return Found(names, texts, [stamp(source) for source in sources], report, lines, list(naps))
 
 
 def rows(texts: Sequence[str], **more: Sequence[str]) -> bytes:
@@ -182,8 +185,12 @@ def test_an_address_names_files_by_path_by_glob_or_by_config_and_split(
         (["train.jsonl", "test.jsonl", "extra.jsonl"], {"train": ["train.jsonl"], "test": ["test.jsonl"]}),
         (["en/x-train.00.json.gz", "en/x-validation.00.json.gz"], {"train": ["en/x-train.00.json.gz"]}),
         (
-            ["training/1.txt", "valid/1.txt", "LICENSE.txt"],
+            ["training/1.txt", "valid/1.txt", "more.txt"],
             {"train": ["training/1.txt"], "validation": ["valid/1.txt"]},
+        ),
+        (
+            ["a.txt", "LICENSE.txt", "x/licence.txt", "readme.txt", "Notice.txt", "requirements.txt", "a.md"],
+            {None: ["a.txt"]},
         ),
         (
             ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002-1a2b.parquet", "train-old.txt"],
@@ -285,8 +292,44 @@ def test_trouble_that_passes_is_told_once_and_waited_for(trouble: list[int | str
     hub.troubles += [None, *trouble]
     found = user.does(reading, ["hf://datasets/a/b/a.jsonl"])
     assert found.texts == texts
-    assert len(found.told) == 1 and found.told[0].endswith("; trying again")
+    assert found.naps == [0.5, 1.0, 2.0, 4.0][: len(trouble)]
+    assert len(found.told) == 1 and found.told[0].endswith("; trying again in 0.5 s")
     assert found.told[0].startswith("hf://datasets/a/b@")
+
+
+@pytest.mark.parametrize(
+    ("asked", "slept", "told"),
+    [
+        ("7", [7.0, 7.0], ["7 s", "7 s"]),
+        ("0.8", [0.8, 1.0], ["0.8 s"]),
+        ("9999", [300.0, 300.0], ["300 s", "300 s"]),
+        ("Fri, 1 Jan 2100 00:00:00 GMT", [0.5, 1.0], ["0.5 s"]),
+    ],
+)
+def test_a_hub_that_asks_for_time_gets_it_and_the_seconds_are_told(
+    asked: str, slept: list[float], told: list[str], hub: Hub, user: User
+) -> None:
+    hub.datasets["a/b"] = Dataset({"a.txt": b"text"})
+    hub.retry_after = asked
+    hub.troubles += [429, 503]
+    found = user.does(reading, ["hf://datasets/a/b/a.txt"])
+    assert found.texts == ["text"] and found.naps == slept
+    assert [line.rpartition("; trying again in ")[2] for line in found.told] == told
+
+
+def hurried(paths: Sequence[str]) -> Found:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+        return reading(paths)
+
+
+@pytest.mark.parametrize("unheard", ["/api/datasets/a/b", "/api/datasets/a/b/tree", "/datasets/a/b/resolve"])
+def test_what_the_hub_does_not_hear_is_asked_again(unheard: str, hub: Hub, user: User) -> None:
+    hub.datasets["a/b"] = Dataset({"a.txt": b"text"})
+    hub.unheard = unheard
+    found = user.does(hurried, ["hf://datasets/a/b"])
+    assert found.texts == ["text"]
+    assert any(line.endswith("timed out; trying again in 0.5 s") for line in found.told)
 
 
 def test_trouble_that_stays_is_an_error_that_says_how_to_go_on(hub: Hub, user: User) -> None:
@@ -320,7 +363,6 @@ def test_gated_and_private_datasets_open_with_a_token(hub: Hub, user: User) -> N
         ("hf://datasets/a/b/none/*.txt", UserError, "no such file or folder in the dataset"),
         ("hf://datasets/a/b/none.txt", UserError, "no file there; needed are .txt"),
         ("hf://datasets/a/b/x.csv", UserError, r"x\.csv cannot be|x\.csv.*binary|no text"),
-        ("hf://datasets/a/b/*.csv", UserError, r"only \.csv there; needed are .*refs/convert/parquet"),
         ("hf://datasets/a/b", UsageError, r"several configs: one, two; choose one: 'hf://datasets/a/b\?config=one'"),
         ("hf://datasets/a/b?config=three", UsageError, "no config 'three'; it has one, two"),
         (
@@ -331,7 +373,7 @@ def test_gated_and_private_datasets_open_with_a_token(hub: Hub, user: User) -> N
         ("hf://datasets/a/c?config=one", UsageError, "no config 'one'; its card has no configs"),
         ("hf://datasets/a/d", UserError, "its card can't be read"),
         ("hf://datasets/a/e", UserError, "its card names its files in no known way"),
-        ("hf://datasets/a/f", UserError, "no text in it"),
+        ("hf://datasets/a/f", UserError, r"only \.py there; needed are \.txt"),
         ("hf://datasets/a", UsageError, "give hf://datasets/OWNER/NAME"),
         ("hf://a/b", UsageError, "give hf://datasets/OWNER/NAME"),
         ("hf://datasets/a/b?splits=train", UsageError, "splits: only config and split can be asked for"),
@@ -361,6 +403,47 @@ configs:
     with pytest.raises(UserError, match=message) as refused:
         user.does(reading, [asked])
     assert type(refused.value) is kind
+
+
+TABLES = b"---\nconfigs:\n- config_name: en\n  data_files: [{split: dev, path: '*.csv'}]\n---\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "message", "place"),
+    [
+        ({"a.csv": b"a", "b.csv.gz": b"b", "DATA": b""}, "", r"only \.csv, \.csv\.gz, DATA there", "default/train"),
+        ({"a.csv": b"a", "README.md": b"# Tables"}, "?split=dev", r"only \.csv there", "default/dev"),
+        ({"a.csv": b"a"}, "/*.csv", r"only \.csv there", "default/train"),
+        ({"a.csv": b"a", "README.md": TABLES}, "", r"only \.csv there", "en/dev"),
+        ({"a.json": b'[\n {"text": "a"}\n]'}, "", r"a\.json:1 is not JSON .*one JSON object;", "default/train"),
+        ({"a.json": b'[{"text": "a"}]'}, "", r"a\.json:1 is of type list, not an object:.*;", "default/train"),
+    ],
+)
+def test_of_files_that_are_not_read_the_error_says_where_the_hub_keeps_them_as_parquet(
+    files: dict[str, bytes], asked: str, message: str, place: str, hub: Hub, user: User
+) -> None:
+    hub.datasets["a/b"] = Dataset(files)
+    with pytest.raises(UserError, match=f"{message}.*: hf://datasets/a/b@refs/convert/parquet/{place}$") as refused:
+        user.does(reading, [f"hf://datasets/a/b{asked}"])
+    converted = {f"{place}/0000.parquet": rows(["a"]), "other/train/0000.parquet": rows(["b"])}
+    hub.datasets["a/b"] = Dataset(converted, revisions=("refs/convert/parquet",))
+    assert user.does(reading, [str(refused.value).rpartition(": ")[2]]).texts == ["a"]
+
+
+@pytest.mark.parametrize("begin", ["./", "/", ".//./"])
+def test_a_cards_paths_may_begin_where_the_dataset_does(begin: str, hub: Hub, user: User) -> None:
+    card = CARD.replace("main/", f"{begin}main/").replace("little", f"{begin}little/")
+    hub.datasets["a/b"] = Dataset(
+        {
+            "README.md": card.encode(),
+            "main/part-0.parquet": rows(["a"]),
+            "main/extra.jsonl": lines(["b"]),
+            "little/c.txt": b"c",
+        }
+    )
+    assert card.count(begin) > 4
+    assert user.does(reading, ["hf://datasets/a/b"]).texts == ["a", "b"]
+    assert user.does(reading, ["hf://datasets/a/b?config=small"]).texts == ["c"]
 
 
 def test_a_card_that_means_harm_is_an_error_soon(hub: Hub, user: User) -> None:
