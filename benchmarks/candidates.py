@@ -20,7 +20,7 @@ from llamita.training.guard import Guard
 from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer
 
-LR, BETAS, EPS, CLIP = 3e-4, (0.9, 0.95), 1e-8, 1.0
+LR, BETAS, EPS, CLIP = 1e-4, (0.9, 0.95), 1e-8, 1.0
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def advice(config: RunConfig, found: Measured) -> list[str]:
     products = parameters["attention"] + parameters["feed_forward"]
     head = config.model.vocab_size * config.model.n_embd
     rows = training.micro_batch_size * config.model.max_seq_len
-    if training.device != "cpu" and not training.compile and why_not_compiled(training.device) is None:
+    compiles = why_not_compiled(training.device, training.recompute_layers) is None
+    if training.device != "cpu" and not training.compile and compiles:
         hints.append("--training.compile: kernels that are fused move less memory")
     if training.precision == "fp32" and training.device == "cuda":
         hints.append("--precision bf16: products run several times as fast")

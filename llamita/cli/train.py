@@ -97,10 +97,11 @@ def train(
 def train_session(session: Session, stopping: Stopping, console: Console, *, as_json: bool) -> None:
     """Train a session to its end, or as far as a signal lets it, and tell how it goes and what came of it."""
     run = session.run
-    reason = why_not_compiled(session.config.training.device) if session.config.training.compile else None
+    training = session.config.training
+    reason = why_not_compiled(training.device, training.recompute_layers) if training.compile else None
     if reason:
         console.print(f"training without torch.compile: {reason}")
-    elif session.config.training.compile:
+    elif training.compile:
         console.print(f"compiling at the first step; graphs are kept in {cache_folder()} for the next time")
     _describe_run(session, console)
     with stopping.finishing():

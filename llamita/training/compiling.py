@@ -13,10 +13,11 @@ from llamita.training.evaluate import batch_loss
 from llamita.training.loop import LossFunction
 
 _MOST_GRAPHS = 64
+_RECOMPUTES = "2.12"
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def why_not_compiled(device: str) -> str | None:
+def why_not_compiled(device: str, recompute_layers: int = 0) -> str | None:
     """What torch.compile lacks on this machine, or None."""
     if device == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
         return "no C++ compiler (g++ or clang++) on the PATH"
@@ -24,12 +25,17 @@ def why_not_compiled(device: str) -> str | None:
         return "no C compiler (gcc or cc) on the PATH, which Triton needs"
     if device == "mps":
         return "not tried on mps"
+    if recompute_layers and torch.__version__ < _RECOMPUTES:
+        return (
+            f"torch {torch.__version__} keeps within a graph what training.recompute_layers would compute again; "
+            f"torch {_RECOMPUTES} doesn't"
+        )
     return None
 
 
 def loss_function(training: TrainingConfig) -> LossFunction:
     """batch_loss, compiled if the config asks for it and this machine can."""
-    if not training.compile or why_not_compiled(training.device):
+    if not training.compile or why_not_compiled(training.device, training.recompute_layers):
         return batch_loss
     probe.try_out()
     folder = cache_folder()
@@ -39,6 +45,8 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     # A graph for each length of `document_starts`, of which there are more than torch expects. Its compiler is loaded
     # here, and sets the cache if nobody has.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    # Off by torch's default; without it a graph that was kept is traced and split all the same.
+    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     compiled: LossFunction = torch.compile(batch_loss, dynamic=False, fullgraph=True)
     return compiled
 

@@ -102,7 +102,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_tried(
 
 
 def test_advice_follows_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamita.cli.bench.why_not_compiled", lambda _: None)
+    monkeypatch.setattr("llamita.cli.bench.why_not_compiled", lambda *_: None)
     on_gpu = {"training__device": "cuda", "training__precision": "bf16", "training__compile": True}
     large = {**on_gpu, "model__n_embd": 256, "model__n_layers": 8, "training__batch_size": 512}
     assert advice(small_config(**large), measured()) == ["nothing stands out"]

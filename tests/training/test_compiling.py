@@ -1,16 +1,21 @@
 """Compiled graphs are kept where a reboot leaves them, or where torch was told to."""
 
 import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from llamita.config import TrainingConfig
-from llamita.training.compiling import cache_folder, loss_function
+from llamita.training.compiling import cache_folder, loss_function, why_not_compiled
 from llamita.training.evaluate import batch_loss
 
 COMPILED = TrainingConfig(compile=True, device="cpu")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -19,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr("llamita.training.compiling.why_not_compiled", lambda _: None)
+    monkeypatch.setattr("llamita.training.compiling.why_not_compiled", lambda *_: None)
     return tmp_path
 
 
@@ -52,3 +57,61 @@ def test_a_graph_is_whole_of_static_shape_and_one_of_many(home: Path, monkeypatc
         loss_function(COMPILED)
         assert torch._dynamo.config.recompile_limit >= 20
     assert asked == {"dynamic": False, "fullgraph": True}
+
+
+RECOMPUTED = """
+import torch
+from tests.model.tiny import random_tokens, stirred, tiny_config
+model, tokens, kept = stirred(tiny_config()), random_tokens(3, 12), []
+for model.recompute_layers in (0, 2):
+    torch._dynamo.reset()
+    kept.append(0)
+    def note(x):
+        kept[-1] += x.numel()
+        return x
+    learn = torch.compile(lambda: model(tokens).square().mean(), backend="aot_eager_decomp_partition")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        learn().backward()
+assert kept[1] < 0.6 * kept[0], kept
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_not_compiled("cpu", 1) is not None, reason="a compiler, or torch, is lacking")
+def test_what_is_computed_again_is_not_kept_in_a_graph_either() -> None:
+    # In a process without the checks of types, through which torch.compile can't see.
+    done = subprocess.run([sys.executable, "-c", RECOMPUTED], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_torch_that_keeps_what_it_would_compute_again_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = replace(COMPILED, recompute_layers=1)
+    monkeypatch.setattr("torch.__version__", TorchVersion("2.11.0+cu130"))
+    assert "torch 2.12" in str(why_not_compiled("cpu", 1)) and loss_function(training) is batch_loss
+    monkeypatch.setattr("torch.__version__", TorchVersion("2.12.1"))
+    assert "torch" not in str(why_not_compiled("cpu", 1))
+
+
+KEPT = """
+import torch
+from torch._dynamo.utils import counters
+from llamita.model.transformer import LLaMaTransformer
+from llamita.training.evaluate import DeviceBatch
+from tests.model.tiny import random_tokens, tiny_config
+from tests.training.test_compiling import COMPILED, loss_function
+tokens = random_tokens(2, 8)
+loss_function(COMPILED)(LLaMaTransformer(tiny_config(n_layers=1)), DeviceBatch(tokens, tokens, None)).backward()
+print({name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("bypass", "hit")})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_not_compiled("cpu") is not None, reason="no compiler")
+def test_the_next_process_takes_the_graph_that_was_kept(home: Path) -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert told == [str({"bypass": 0, "hit": hit}) for hit in (0, 1)]

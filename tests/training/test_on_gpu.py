@@ -1,6 +1,7 @@
 """What only a GPU shows: runs resumed to the last bit, steps that never wait, kernels beside plain operations."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ SETTINGS: dict[str, Any] = {
     **{"training.steps": 60, "training.save_every": 10, "training.eval_every": 20, "training.log_every": 1},
     **{"model.n_embd": 128, "model.n_heads": 2, "model.max_seq_len": 64, "training.micro_batch_size": 2},
 }
+
+
+@pytest.fixture(autouse=True)
+def determinism_ends() -> Iterator[None]:
+    """What a deterministic run asks of the process is no matter of the next test's."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.gpu
