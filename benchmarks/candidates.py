@@ -13,12 +13,12 @@ from llamita.kernels import joint
 from llamita.model import loss, transformer
 from llamita.model.attention import load_varlen
 from llamita.model.transformer import LLaMaTransformer
-from llamita.training import evaluate
+from llamita.training import evaluate, stepping
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import DeviceBatch, document_starts
 from llamita.training.guard import Guard
-from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer
+from llamita.training.stepping import Stepper, make_ready
 
 LR, BETAS, EPS, CLIP = 1e-4, (0.9, 0.95), 1e-8, 1.0
 
@@ -57,11 +57,15 @@ Step = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class Candidate:
-    """A model that trains: `step` takes inputs and targets and gives the loss, which may still be on its way."""
+    """A model that trains: `step` takes inputs and targets and gives the loss, which may still be on its way.
+
+    moved: to be called when weights and moments lie elsewhere in memory.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: Step
+    moved: Callable[[], None] = lambda: None
 
 
 def configured(shape: Shape, device: str, precision: Precision = "bf16") -> RunConfig:
@@ -104,9 +108,14 @@ def llamita(shape: Shape, device: str, documents: int | None = None, precision: 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         numbers, starts = (None, None) if documents is None else numbered(len(inputs), shape.seq_len, documents, device)
         batch = DeviceBatch(inputs, targets, numbers, starts)
-        return train_step(model, optimizer, [(batch, targets.numel())], config, guard, loss)[0]
+        return steppers[-1]([(batch, targets.numel())], LR)[0]
 
-    return Candidate(model, optimizer, step)
+    def moved() -> None:
+        steppers[:] = [Stepper(model, optimizer, config, guard, loss)]
+
+    steppers: list[Stepper] = []
+    moved()
+    return Candidate(model, optimizer, step, moved)
 
 
 @cache
@@ -252,6 +261,10 @@ def _without_joint_products() -> None:
     joint.usable = lambda _: False
 
 
+def _without_cuda_graph() -> None:
+    stepping._can_record = lambda *_: False
+
+
 def _without_starts() -> None:
     evaluate._told = lambda batch, _: batch.documents
 
@@ -266,6 +279,7 @@ TRICKS: dict[str, Callable[[], None]] = {
     "bf16-stream": _without_bf16_stream,
     "loss-kernel": _without_kernel,
     "joint-products": _without_joint_products,
+    "cuda-graph": _without_cuda_graph,
     "document-starts": _without_starts,
     "compilation": _without_compilation,
 }

@@ -27,10 +27,10 @@ from llamita.text.shards import Corpus
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import DeviceBatch, evaluate
 from llamita.training.guard import Guard
-from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer, check_tie
 from llamita.training.schedule import lr_multiplier
 from llamita.training.sizes import pick_rates
+from llamita.training.stepping import Stepper, make_ready
 
 VOCAB_SIZE = 32768
 SEQ_LEN = 1024
@@ -175,14 +175,13 @@ def train(job: Job, made: Workshop, tokens: torch.Tensor, corpora: tuple[Corpus,
     window = torch.arange(SEQ_LEN + 1, device=device)
     figures = []
     make_ready(model, config)
+    stepper = Stepper(model, optimizer, config, guard, made.loss)
     for at in range(job.steps):
         lr = config.optimizer.lr * lr_multiplier(at, job.steps, config.optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_ratio"]
         starts = torch.randint(0, len(tokens) - HELD_OUT - SEQ_LEN - 1, (ROWS,), generator=order).to(device)
         rows = tokens[starts[:, None] + window].long()
         batch = DeviceBatch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), None)
-        figures.append(train_step(model, optimizer, [(batch, ROWS * SEQ_LEN)], config, guard, made.loss))
+        figures.append(stepper([(batch, ROWS * SEQ_LEN)], lr))
     losses, norms = torch.stack(figures).T[:2].cpu()
     seconds = time.perf_counter() - began
     trained_on, held_out = corpora

@@ -72,11 +72,12 @@ class Bench:
         }
 
     def move(self, device: str) -> None:
-        """Weights and moments to a device; what is compiled stays."""
+        """Weights and moments to a device; what is compiled stays, what is recorded doesn't."""
         moments = [value for state in self.candidate.optimizer.state.values() for value in state.values()]
         for tensor in [*self.candidate.model.parameters(), *(one for one in moments if isinstance(one, Tensor))]:
             if tensor.dim() > 0:
                 tensor.data = tensor.data.to(device)
+        self.candidate.moved()
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
@@ -125,7 +126,7 @@ def serve(
             pipe.send(told)
             while pipe.recv() == "round":
                 bench.move(device)
-                bench.run(2)
+                bench.run(WARMUP_STEPS)
                 row = bench.round(steps)
                 bench.move("cpu")
                 pipe.send(row)

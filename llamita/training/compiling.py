@@ -9,8 +9,7 @@ import torch
 
 from llamita.config import TrainingConfig
 from llamita.kernels import probe
-from llamita.training.evaluate import batch_loss
-from llamita.training.loop import LossFunction
+from llamita.training.evaluate import LossFunction, batch_loss
 
 _MOST_GRAPHS = 64
 _RECOMPUTES = "2.12"

@@ -1,7 +1,7 @@
 """Held-out loss, and bits per byte: the figure that compares models across tokenizers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batch, Batches
 from llamita.text.shards import Corpus, IntArray
 from llamita.training.hardware import autocast
+
+LossFunction = Callable[[LLaMaTransformer, "DeviceBatch"], Float[Tensor, ""]]
 
 # Of heads that FlashAttention takes.
 _HEAD_DIM_STEP, _LARGEST_HEAD_DIM = 8, 256

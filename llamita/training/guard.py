@@ -59,9 +59,10 @@ class Guard:
             verdict = torch.where(verdict == 0, 2.0 * spike, verdict)
         good = verdict == 0
         shifted = torch.cat([self._window[:, 1:], seen[:, None]], dim=1)
-        self._window = torch.where(good, shifted, self._window)
+        # In place, for a recorded step reads and writes these tensors where they are.
+        self._window.copy_(torch.where(good, shifted, self._window))
         self._accepted += good
-        self._streak = torch.where(good, 0, self._streak + 1)
+        self._streak.copy_(torch.where(good, 0, self._streak + 1))
         return verdict
 
     def tensors(self) -> dict[str, Tensor]:

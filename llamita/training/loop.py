@@ -2,27 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from llamita.config import RunConfig
-from llamita.model.linear import Linear
 from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batches, Position
 from llamita.text.shards import Corpus
-from llamita.training.evaluate import DeviceBatch, batch_loss, to_device
+from llamita.training.evaluate import DeviceBatch, LossFunction, batch_loss, to_device
 from llamita.training.guard import Guard, Skipped, reason
-from llamita.training.hardware import autocast
 from llamita.training.optimizer import check_tie
 from llamita.training.schedule import lr_multiplier
 from llamita.training.state import TrainState
-
-LossFunction = Callable[[LLaMaTransformer, DeviceBatch], Float[Tensor, ""]]
+from llamita.training.stepping import Stepper, make_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,45 +66,6 @@ def training_batches(
         yield to_device(batch, device), batch.tokens, state
 
 
-def make_ready(model: LLaMaTransformer, config: RunConfig) -> None:
-    """Set what training asks of a model beside its weights."""
-    model.train()
-    model.embeddings.grad_scale = config.optimizer.input_grad_scale
-    model.recompute_layers = config.training.recompute_layers
-    for module in model.decoder_blocks.modules():
-        if isinstance(module, Linear):
-            module.fp8 = config.training.precision == "fp8"
-
-
-def train_step(
-    model: LLaMaTransformer,
-    optimizer: torch.optim.Optimizer,
-    micro_batches: list[tuple[DeviceBatch, int]],
-    config: RunConfig,
-    guard: Guard,
-    loss_function: LossFunction = batch_loss,
-) -> Float[Tensor, "3"]:
-    """One optimizer step on micro-batches weighted by their tokens; gives loss, gradient norm and the verdict.
-
-    What the guard rejects leaves weights and moments as they are: fused optimizers obey `found_inf`.
-    """
-    tokens = max(sum(count for _, count in micro_batches), 1)
-    device = model.embeddings.weight.device
-    total = torch.zeros((), device=device)
-    for batch, _ in micro_batches:
-        with autocast(device.type, config.training.precision):
-            loss = loss_function(model, batch) / tokens
-        loss.backward()
-        total += loss.detach()
-    clip = config.optimizer.clip
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf") if clip is None else clip)
-    verdict = guard.judge(total, norm)
-    optimizer.found_inf = (verdict > 0).float()  # type: ignore[attr-defined]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return torch.stack([total, norm, verdict])
-
-
 def train(
     model: LLaMaTransformer,
     optimizer: torch.optim.Optimizer,
@@ -127,6 +84,7 @@ def train(
     make_ready(model, config)
     device = model.embeddings.weight.device
     guard = guard or Guard(device, config.training.max_z_score)
+    stepper = Stepper(model, optimizer, config, guard, loss_function)
     source = training_batches(batches, state, device)
     figures: list[Tensor] = []
     begins: list[Position] = []
@@ -134,10 +92,8 @@ def train(
     since, tokens_then = time.perf_counter(), state.tokens
     for step in range(state.step, config.training.steps):
         lr = config.optimizer.lr * lr_multiplier(step, config.training.steps, config.optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_ratio"]
         taken = ahead or [next(source) for _ in range(config.training.accumulation)]
-        figures.append(train_step(model, optimizer, [item[:2] for item in taken], config, guard, loss_function))
+        figures.append(stepper([item[:2] for item in taken], lr))
         # While the device works, so that it needn't wait for them after a report.
         ahead = [next(source) for _ in range(config.training.accumulation)] if step + 1 < config.training.steps else []
         begins.append(state.position)

@@ -23,12 +23,12 @@ from llamita.runs.saving import Saver
 from llamita.text.batches import Position
 from llamita.text.shards import open_corpora
 from llamita.training.compiling import loss_function
-from llamita.training.evaluate import evaluate, to_device
+from llamita.training.evaluate import LossFunction, evaluate, to_device
 from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.giving_up import give_up
 from llamita.training.guard import Guard
 from llamita.training.incidents import documents_of, excerpts, note_incident
-from llamita.training.loop import LossFunction, StepMetrics, batches_of, train
+from llamita.training.loop import StepMetrics, batches_of, train
 from llamita.training.metrics_log import MetricsLog
 from llamita.training.optimizer import build_optimizer
 from llamita.training.preflight import Preflight, sound_start

@@ -26,16 +26,16 @@ from llamita.text.batches import Batch
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import DeviceBatch, to_device
 from llamita.training.guard import Guard
-from llamita.training.loop import make_ready, train_step
 from llamita.training.optimizer import build_optimizer
 from llamita.training.plan import flops_per_token, training_memory
+from llamita.training.stepping import WARMUP_STEPS, Stepper, make_ready
 from llamita.training.tuning import pinned
 
 resource: Any = importlib.import_module("resource") if os.name == "posix" else None
 
 Progress = Callable[[str, float, float], None]
 
-_WARMUP_STEPS = 3
+_WARMUP_STEPS = WARMUP_STEPS + 2  # and one is recorded, and one replayed
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 100
 _PROFILED_STEPS = 2
 _DOCUMENT = 256  # tokens of a document that isn't real, in the mean
@@ -94,15 +94,14 @@ class Trial:
         self.device = torch.device(config.training.device)
         self.model = initial_model(config).to(self.device)
         make_ready(self.model, config)
-        self._optimizer = build_optimizer(self.model, config.optimizer)
-        self._guard = Guard(self.device, config.training.max_z_score)
-        self._loss = loss_function(config.training)
+        parts = build_optimizer(self.model, config.optimizer), config, Guard(self.device, config.training.max_z_score)
+        self._take = Stepper(self.model, *parts, loss_function(config.training))
         batch = random_batch(config, self.device)
         self._batches = [(batch, batch.targets.numel())] * config.training.accumulation
 
     def step(self) -> None:
         """One optimizer step; a GPU may still be at it when this returns."""
-        train_step(self.model, self._optimizer, self._batches, self.config, self._guard, self._loss)
+        self._take(self._batches, self.config.optimizer.lr)
 
 
 def random_batch(config: RunConfig, device: torch.device) -> DeviceBatch:

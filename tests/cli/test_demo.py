@@ -137,7 +137,7 @@ def test_a_demo_that_is_stopped_while_an_earlier_one_is_removed_can_be_started_a
     ("place", "command"),
     [
         ("llamita.training.stories:write_shards", "demo"),
-        ("llamita.training.loop:train_step", "resume"),
+        ("llamita.training.stepping:train_step", "resume"),
         ("llamita.cli.demo:measure", "probe"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_demo_that_was_stopped_goes_on_with_what_it_says(place: str, command: 
 @pytest.mark.slow
 def test_a_demo_that_is_stopped_in_its_last_step_leaves_a_whole_run_to_ask(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    step = "llamita.training.loop:train_step"
+    step = "llamita.training.stepping:train_step"
     process = held(("demo", "--run", folder, *SHORT), step, tmp_path / "held", at_call=12)
     process.send(signal.SIGINT)
     assert process.code() == 130

@@ -37,7 +37,7 @@ PREPARING = {
 }
 TRAINING = {
     "evaluating": "llamita.training.session:evaluate",
-    "training": "llamita.training.loop:train_step",
+    "training": "llamita.training.stepping:train_step",
     "sampling": "llamita.training.session:generate",
     "saving": "llamita.runs.saving:save_checkpoint",
 }

@@ -23,11 +23,12 @@ from llamita.training.diagnosis import diagnose
 from llamita.training.evaluate import DeviceBatch, batch_loss
 from llamita.training.events import Event, Rewound, Saved, StepsSkipped
 from llamita.training.guard import Guard
-from llamita.training.loop import StepMetrics, train_step
+from llamita.training.loop import StepMetrics
 from llamita.training.optimizer import build_optimizer
 from llamita.training.recovery import Recovery
 from llamita.training.session import Session
 from llamita.training.state import state_tensors
+from llamita.training.stepping import train_step
 from tests.model.tiny import random_tokens
 from tests.training.tiny_runs import checkpoint_bytes, small_config, small_run, trained
 
@@ -104,7 +105,7 @@ def test_a_skipped_step_leaves_every_weight_and_moment_as_it_was(where: str) -> 
     model = LLaMaTransformer(config.model)
     optimizer, guard = build_optimizer(model, config.optimizer), Guard(CPU, None)
     tokens = random_tokens(2, 32, vocab_size=64)
-    batch = [(DeviceBatch(tokens, tokens, None), 64)]
+    batch = [DeviceBatch(tokens, tokens, None)], torch.tensor(64.0)
     poisoned = False
 
     def loss_function(model: LLaMaTransformer, batch: DeviceBatch) -> Tensor:
@@ -114,16 +115,16 @@ def test_a_skipped_step_leaves_every_weight_and_moment_as_it_was(where: str) -> 
         # The square root's slope is infinite at 0, its value is not.
         return loss * math.nan if where == "loss" else loss + (model.norm.weight * 0).sum().sqrt()
 
-    train_step(model, optimizer, batch, config, guard, loss_function)
+    train_step(model, optimizer, *batch, config, guard, loss_function)
     before = {name: value.clone() for name, value in {**model.state_dict(), **state_tensors(model, optimizer)}.items()}
     poisoned = True
-    loss, norm, verdict = train_step(model, optimizer, batch, config, guard, loss_function)
+    loss, norm, verdict = train_step(model, optimizer, *batch, config, guard, loss_function)
     assert verdict == 1 and guard.streak == 1
     assert not torch.isfinite(loss if where == "loss" else norm)
     after = {**model.state_dict(), **state_tensors(model, optimizer)}
     assert all(torch.equal(after[name], value) for name, value in before.items())
     poisoned = False
-    assert train_step(model, optimizer, batch, config, guard, loss_function)[2] == 0
+    assert train_step(model, optimizer, *batch, config, guard, loss_function)[2] == 0
     assert not torch.equal(model.norm.weight, before["norm.weight"])
 
 

@@ -16,9 +16,10 @@ from llamita.model.transformer import LLaMaTransformer
 from llamita.text.batches import Batches
 from llamita.training.evaluate import DeviceBatch
 from llamita.training.guard import Guard
-from llamita.training.loop import StepMetrics, train, train_step
+from llamita.training.loop import StepMetrics, train
 from llamita.training.optimizer import build_optimizer
 from llamita.training.state import TrainState
+from llamita.training.stepping import train_step
 from tests.model.tiny import random_tokens, stirred
 from tests.training.tiny_runs import corpus_of, random_documents, small_config
 
@@ -41,6 +42,10 @@ def micro_batches(rows: Rows, sizes: list[int]) -> list[tuple[DeviceBatch, int]]
     return [(batch, int((batch.targets != IGNORE).sum())) for batch in batches]
 
 
+def parts(batches: list[tuple[DeviceBatch, int]]) -> tuple[list[DeviceBatch], Tensor]:
+    return [batch for batch, _ in batches], torch.tensor(float(max(sum(count for _, count in batches), 1)))
+
+
 def open_guard() -> Guard:
     return Guard(torch.device("cpu"), None)
 
@@ -50,7 +55,7 @@ def stepped(config: RunConfig, batches: list[tuple[DeviceBatch, int]]) -> tuple[
     model = stirred(config.model)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
-    loss, norm, _ = train_step(model, optimizer, batches, config, open_guard())
+    loss, norm, _ = train_step(model, optimizer, *parts(batches), config, open_guard())
     moves = {name: weight.detach() - before[name] for name, weight in model.state_dict().items()}
     return moves, loss.item(), norm.item()
 
@@ -102,7 +107,7 @@ def test_a_batch_without_a_single_target_moves_nothing() -> None:
 def test_gradients_do_not_leak_into_the_next_step() -> None:
     model = stirred(small_config().model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
-    train_step(model, optimizer, micro_batches(ragged_rows([5]), [1]), small_config(), open_guard())
+    train_step(model, optimizer, *parts(micro_batches(ragged_rows([5]), [1])), small_config(), open_guard())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

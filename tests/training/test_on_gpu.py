@@ -14,15 +14,18 @@ from llamita.kernels import probe
 from llamita.model.attention import attend, document_mask, load_varlen
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
+from llamita.training import stepping
 from llamita.training.compiling import loss_function
-from llamita.training.evaluate import DeviceBatch, document_starts
+from llamita.training.evaluate import DeviceBatch, batch_loss, document_starts
 from llamita.training.events import Evaluated
 from llamita.training.guard import Guard
 from llamita.training.hardware import choose_hardware
-from llamita.training.loop import StepMetrics, make_ready, train_step
+from llamita.training.loop import StepMetrics
 from llamita.training.optimizer import build_optimizer
 from llamita.training.session import Session
+from llamita.training.stepping import WARMUP_STEPS, Stepper, make_ready
 from llamita.training.tuning import attention_seconds, find_micro_batch, seconds_per_token
+from tests.training.test_stepping import batches
 from tests.training.tiny_runs import checkpoint_bytes, small_config, small_run, trained
 
 TEXT = Path(__file__).parents[1] / "data" / "tiny.txt"
@@ -66,18 +69,23 @@ def test_resumed_losses_and_weights_are_equal_on_a_gpu(packing: str, compiled: b
 
 
 @pytest.mark.gpu
-def test_a_step_never_waits_for_the_gpu() -> None:
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_never_waits_for_the_gpu(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not recorded:
+        monkeypatch.setattr(stepping, "_can_record", lambda *_: False)
     config = small_config(training__device="cuda", training__precision="bf16", optimizer__clip=1.0)
     model = LLaMaTransformer(config.model).cuda()
     optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
     tokens = torch.randint(0, 64, (4, 32), device="cuda")
     batch = [(DeviceBatch(tokens, tokens, None), tokens.numel())]
-    train_step(model, optimizer, batch, config, guard)
+    stepper = Stepper(model, optimizer, config, guard)
+    for _ in range(WARMUP_STEPS + 2):
+        stepper(batch, 1e-3)
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
         for _ in range(5):
-            train_step(model, optimizer, batch, config, guard)
+            stepper(batch, 1e-3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert guard.streak == 0
@@ -101,8 +109,74 @@ def losses_of(steps: int, *, kernels: bool = True, **changes: Any) -> list[float
             patch.setattr("llamita.kernels.joint.usable", lambda _: False)
             patch.setattr("llamita.model.loss.usable", lambda _: False)
         torch._dynamo.reset()
-        loss = loss_function(config.training)
-        return [train_step(model, optimizer, batch, config, guard, loss)[0].item() for _ in range(steps)]
+        stepper = Stepper(model, optimizer, config, guard, loss_function(config.training))
+        return [stepper(batch, config.optimizer.lr)[0].item() for _ in range(steps)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_replayed_steps_are_the_same_to_the_last_bit(
+    accumulation: int, documents: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(
+        **{"training__device": "cuda", "training__precision": "bf16", "training__compile": compiled},
+        **{"model__n_embd": 128, "model__n_heads": 4, "optimizer__clip": 1.0},
+    )
+    torch.use_deterministic_algorithms(True)
+    loss, captures, found = loss_function(config.training), [], []
+    capture = stepping.captured
+    monkeypatch.setattr(stepping, "captured", lambda *given: (captures.append(1), capture(*given))[1])
+    for records in (True, False):
+        if not records:
+            monkeypatch.setattr(stepping, "_can_record", lambda *_: False)
+        torch.manual_seed(0)
+        model = LLaMaTransformer(config.model).cuda()
+        make_ready(model, config)
+        optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
+        if not records:  # rates of 32 bits, as recorded steps have them
+            for group in optimizer.param_groups:
+                group.update(capturable=True, lr=torch.tensor(group["lr"], device="cuda"))
+        stepper = Stepper(model, optimizer, config, guard, loss)
+        told = [
+            stepper([(on_gpu(batch), count) for batch, count in batches(step, accumulation, 4, documents)], 1e-3)
+            for step in range(12)
+        ]
+        found.append([*told, *model.state_dict().values(), *guard.tensors().values()])
+    assert len(captures) == 1
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def on_gpu(batch: DeviceBatch) -> DeviceBatch:
+    moved = (batch.inputs, batch.targets, batch.documents, batch.starts)
+    if moved[3] is not None:
+        load_varlen()
+    return DeviceBatch(*(None if one is None else one.cuda() for one in moved))  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_a_loss_that_waits_for_the_gpu_is_not_recorded_and_taught_by(caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(training__device="cuda", training__precision="bf16")
+
+    def told(records: bool) -> list[float]:
+        torch.manual_seed(0)
+        model = LLaMaTransformer(config.model).cuda()
+        optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
+        waiting: list[float] = []
+
+        def loss(model: LLaMaTransformer, batch: DeviceBatch) -> torch.Tensor:
+            value = batch_loss(model, batch)
+            waiting.append(value.item())
+            return value
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stepping, "_can_record", lambda *_: records)
+            stepper = Stepper(model, optimizer, config, guard, loss)
+            return [stepper([(on_gpu(batches(0)[0][0]), 64)], 1e-3)[0].item() for _ in range(8)]
+
+    assert told(True) == pytest.approx(told(False), rel=1e-3)
+    assert [record.getMessage()[:41] for record in caplog.records] == ["training goes on without a CUDA graph: op"]
 
 
 @pytest.mark.gpu

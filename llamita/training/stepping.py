@@ -1,0 +1,188 @@
+"""Optimizer steps; a GPU records one and replays it, so that it needn't wait for Python to start kernel by kernel."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from llamita.config import RunConfig
+from llamita.model.linear import Linear
+from llamita.model.transformer import LLaMaTransformer
+from llamita.training.evaluate import DeviceBatch, LossFunction, batch_loss
+from llamita.training.guard import Guard
+from llamita.training.hardware import autocast
+from llamita.training.plan import training_memory
+
+_log = logging.getLogger(__name__)
+
+_Shapes = tuple[torch.Size | None, ...]
+
+WARMUP_STEPS = 3  # before one is recorded: what is compiled or allocated at first is no part of it
+_MOST_RECORDINGS = 8  # of so many shapes of batches
+_ROOM = 0.5  # of the memory; a recording keeps what its step needs, and models that need more don't wait for Python
+
+
+def make_ready(model: LLaMaTransformer, config: RunConfig) -> None:
+    """Set what training asks of a model beside its weights."""
+    model.train()
+    model.embeddings.grad_scale = config.optimizer.input_grad_scale
+    model.recompute_layers = config.training.recompute_layers
+    for module in model.decoder_blocks.modules():
+        if isinstance(module, Linear):
+            module.fp8 = config.training.precision == "fp8"
+
+
+def train_step(
+    model: LLaMaTransformer,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[DeviceBatch],
+    tokens: Float[Tensor, ""],
+    config: RunConfig,
+    guard: Guard,
+    loss_function: LossFunction = batch_loss,
+) -> Float[Tensor, "3"]:
+    """One optimizer step on micro-batches of so many targets; gives loss, gradient norm and the verdict.
+
+    What the guard rejects leaves weights and moments as they are: fused optimizers obey `found_inf`.
+    """
+    device = model.embeddings.weight.device
+    total = torch.zeros((), device=device)
+    for batch in micro_batches:
+        with autocast(device.type, config.training.precision):
+            loss = loss_function(model, batch) / tokens
+        loss.backward()
+        total += loss.detach()
+    clip = config.optimizer.clip
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf") if clip is None else clip)
+    verdict = guard.judge(total, norm)
+    optimizer.found_inf = (verdict > 0).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return torch.stack([total, norm, verdict])
+
+
+class Stepper:
+    """Optimizer steps of a model, as `train_step` takes them.
+
+    On a GPU, steps on batches of a shape that has come before are a CUDA graph. It reads weights, moments and the guard
+    where they were when it was recorded: who replaces one of these tensors needs another Stepper.
+    """
+
+    def __init__(
+        self,
+        model: LLaMaTransformer,
+        optimizer: torch.optim.Optimizer,
+        config: RunConfig,
+        guard: Guard,
+        loss_function: LossFunction = batch_loss,
+    ) -> None:
+        self._model, self._optimizer, self._config, self._guard = model, optimizer, config, guard
+        self._loss_function = loss_function
+        self._device = model.embeddings.weight.device
+        self._most_starts = 0
+        self._seen: Counter[_Shapes] = Counter()
+        self._recordings: dict[_Shapes, _Recording] = {}
+        self._records = _can_record(self._device, optimizer, config, loss_function)
+        self._pool = torch.cuda.graph_pool_handle() if self._records else None
+        if self._records:
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self._device)
+
+    def __call__(self, micro_batches: Sequence[tuple[DeviceBatch, int]], lr: float) -> Float[Tensor, "3"]:
+        """One step on micro-batches with their numbers of targets, at a rate of which each group takes its share."""
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr * group["lr_ratio"])
+            else:
+                group["lr"] = lr * group["lr_ratio"]
+        batches = self._with_as_many_starts([batch for batch, _ in micro_batches])
+        tokens = torch.full((), float(max(sum(count for _, count in micro_batches), 1)), device=self._device)
+        recording = self._recording_for(batches, tokens) if self._records else None
+        return self._step(batches, tokens) if recording is None else recording.replay(batches, tokens)
+
+    def _step(self, batches: Sequence[DeviceBatch], tokens: Tensor) -> Tensor:
+        return train_step(self._model, self._optimizer, batches, tokens, self._config, self._guard, self._loss_function)
+
+    def _with_as_many_starts(self, batches: Sequence[DeviceBatch]) -> list[DeviceBatch]:
+        """The batches with as many starts of documents as the most so far had: another number is another graph."""
+        self._most_starts = max([self._most_starts, *(len(one.starts) for one in batches if one.starts is not None)])
+        return [_padded(one, self._most_starts) for one in batches]
+
+    def _recording_for(self, batches: Sequence[DeviceBatch], tokens: Tensor) -> "_Recording | None":
+        shapes = tuple(None if one is None else one.shape for batch in batches for one in _tensors(batch))
+        self._seen[shapes] += 1
+        due = self._seen[shapes] > WARMUP_STEPS and len(self._recordings) < _MOST_RECORDINGS
+        if due and shapes not in self._recordings:
+            try:
+                self._recordings[shapes] = _Recording(self._step, batches, tokens, self._pool)
+            except RuntimeError as error:
+                _log.warning("training goes on without a CUDA graph: %s", str(error).partition("\n")[0])
+                self._optimizer.zero_grad(set_to_none=True)
+                self._records = False
+        return self._recordings.get(shapes)
+
+
+class _Recording:
+    """A step on batches of certain shapes, recorded; `replay` takes it on others.
+
+    Those of one pool may share memory, since nothing in it is read once the next one is replayed.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Sequence[DeviceBatch], Tensor], Tensor],
+        batches: Sequence[DeviceBatch],
+        tokens: Tensor,
+        pool: Any,
+    ) -> None:
+        self._batches, self._tokens = copy.deepcopy(batches), tokens.clone()
+        self._again, self._figures = captured(lambda: step(self._batches, self._tokens), pool)
+
+    def replay(self, batches: Sequence[DeviceBatch], tokens: Tensor) -> Tensor:
+        for mine, given in zip(self._batches, batches, strict=True):
+            for here, there in zip(_tensors(mine), _tensors(given), strict=True):
+                if here is not None and there is not None:
+                    here.copy_(there)
+        self._tokens.copy_(tokens)
+        self._again()
+        return self._figures.clone()
+
+
+def captured(work: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
+    """What does the work on a GPU again, and the tensor that its result is then in; the work isn't done by this."""
+    graph = torch.cuda.CUDAGraph()
+    # Threads that save or read meanwhile may use the GPU.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = work()
+    return graph.replay, result
+
+
+def _padded(batch: DeviceBatch, length: int) -> DeviceBatch:
+    starts = batch.starts
+    if starts is None or len(starts) == length:
+        return batch
+    return replace(batch, starts=F.pad(starts, (0, length - len(starts)), value=batch.inputs.numel()))
+
+
+def _tensors(batch: DeviceBatch) -> tuple[Tensor | None, ...]:
+    return batch.inputs, batch.targets, batch.documents, batch.starts
+
+
+def _can_record(
+    device: torch.device, optimizer: torch.optim.Optimizer, config: RunConfig, loss_function: LossFunction
+) -> bool:
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    # What else a loss or an optimizer does in Python wouldn't be done again.
+    known = getattr(loss_function, "_torchdynamo_orig_callable", loss_function) is batch_loss
+    fused = isinstance(optimizer, torch.optim.Adam) and all(group["fused"] for group in optimizer.param_groups)
+    room = _ROOM * torch.cuda.get_device_properties(device).total_memory
+    return known and fused and training_memory(config) < room
