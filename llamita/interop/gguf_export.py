@@ -126,11 +126,9 @@ def _architecture(config: ModelConfig, kind: GgufType) -> str:
             f"model.positions is {config.positions!r}, and llama.cpp's llama has RoPE alone: "
             "train with --model.positions rope to export there"
         )
-    widths = {
-        "n_embd": config.n_embd,
-        "ffn_dim": config.ffn_dim,
-        "n_heads x head_dim": config.n_heads * config.head_dim,
-    }
+    widths = {"n_embd": config.n_embd, "n_heads x head_dim": config.n_heads * config.head_dim}
+    if kind == "q4_0":  # q8_0 keeps down_proj finer
+        widths["ffn_dim"] = config.ffn_dim
     for name, width in widths.items():
         if kind.startswith("q") and width % _BLOCK:
             raise UserError(f"{name} is {width}, and {kind} packs blocks of {_BLOCK} values; use --type f16 or bf16")
@@ -140,8 +138,10 @@ def _architecture(config: ModelConfig, kind: GgufType) -> str:
 def _stored_as(gguf: Any, name: str, weight: Tensor, kind: GgufType, readout: str) -> Any:
     if weight.dim() == 1 or name == "rope_freqs.weight":
         return gguf.GGMLQuantizationType.F32
-    # Whatever is wrong in the table that logits are read from decides between tokens at once.
-    return gguf.GGMLQuantizationType[(_FINER.get(kind, kind) if name == readout else kind).upper()]
+    # Whatever is wrong in the table that logits are read from decides between tokens at once; and llama.cpp rounds
+    # what a quantized matrix is multiplied by, too, of which what the gates let through spreads most (docs/log.md).
+    finer = name == readout or (kind == "q8_0" and ".ffn_down." in name)
+    return gguf.GGMLQuantizationType[(_FINER.get(kind, kind) if finer else kind).upper()]
 
 
 def _add_model(writer: Any, gguf: Any, config: ModelConfig, kind: GgufType) -> None:

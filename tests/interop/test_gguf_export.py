@@ -73,6 +73,15 @@ def test_fields_say_what_the_config_does(tiny_run: Run, tmp_path: Path) -> None:
     assert kinds[tokenizer.bos_id] == 3 and set(kinds[: tokenizer.text_size]) == {1}
 
 
+@pytest.mark.parametrize(("kind", "finer"), [("q8_0", "F16"), ("q4_0", "Q8_0")])
+def test_what_decides_most_is_kept_finer(kind: Any, finer: str, tiny_run: Run, tmp_path: Path) -> None:
+    file = export_gguf(tiny_run, tmp_path / "it.gguf", kind=kind)
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
+    readout = "token_embd.weight" if tiny_run.config().model.tie_embeddings else "output.weight"
+    assert types[readout] == finer and types["blk.0.attn_q.weight"] == types["blk.0.ffn_up.weight"] == kind.upper()
+    assert types["blk.0.ffn_down.weight"] == ("F16" if kind == "q8_0" else "Q4_0")
+
+
 @pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
 def test_scaled_rotations_are_told(kind: Any, copied_run: Run, tmp_path: Path) -> None:
     scaling = RopeScaling(kind=kind, factor=4.0, original_max_seq_len=16, beta_fast=3.0)
@@ -104,7 +113,8 @@ def test_what_llama_cpp_lacks_is_refused_with_the_way_out(tiny_text: Path, tiny_
         assert refused.code == 1 and "--tokenizer.kind bpe" in refused.err
     for config, kind, told in (
         (tiny_config(positions="none"), "f16", "--model.positions rope"),
-        (tiny_config(ffn_dim=40), "q8_0", "ffn_dim is 40.*--type f16"),
+        (tiny_config(ffn_dim=40), "q4_0", "ffn_dim is 40.*--type f16"),
+        (tiny_config(n_embd=40), "q8_0", "n_embd is 40.*--type f16"),
     ):
         with pytest.raises(UserError, match=told):
             gguf_export._architecture(config, kind)

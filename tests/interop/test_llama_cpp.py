@@ -63,7 +63,7 @@ def test_ids_are_those_of_the_tokenizer(run: Run, tmp_path: Path) -> None:
 
 # After 60 steps many tokens are about as likely, and 8 bits decide between them.
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "least"), [("f32", 1.0), ("q8_0", 0.97)])
+@pytest.mark.parametrize(("kind", "least"), [("f32", 1.0), ("q8_0", 0.98)])
 def test_the_likeliest_token_is_the_same(
     kind: GgufType, least: float, run: Run, tiny_text: Path, tmp_path: Path
 ) -> None:
