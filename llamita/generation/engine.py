@@ -154,8 +154,7 @@ class _Request:
 
     @cached_property
     def _whole_prompt(self) -> list[int]:
-        bos = self.tokenizer.bos_id
-        return ([] if bos is None else [bos]) + self.tokenizer.encode(self.prompt)
+        return self.tokenizer.opening(self.prompt) + self.tokenizer.encode(self.prompt)
 
     @cached_property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -91,9 +91,9 @@ class LlamitaLM(TemplateLM):
         return self.eot_token_id if self._tokenizer.bos_id is None else self._tokenizer.bos_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text, behind BOS unless that is declined."""
-        bos = self._tokenizer.bos_id
-        return [*([] if bos is None or add_special_tokens is False else [bos]), *self._tokenizer.encode(string)]
+        """Ids of a text, behind BOS where the tokenizer adds it, unless that is declined."""
+        opening = [] if add_special_tokens is False else self._tokenizer.opening(string)
+        return opening + self._tokenizer.encode(string)
 
     def tok_decode(self, tokens: Sequence[int], **_: Any) -> str:
         """The text of ids."""

@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import accumulate
 from typing import Any, Final
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
+from llamita.errors import UserError
 from llamita.text.byte_level import BYTE_SYMBOLS, token_bytes
 from llamita.text.splitting import LLAMA3_PATTERN
 
@@ -237,3 +239,14 @@ def _byte_length(text: str) -> int:
 def is_failure(error: BaseException) -> bool:
     """Whether something failed, rather than being stopped; a panic of Rust is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def blaming(what: str, remedy: str) -> Iterator[None]:
+    """Turn errors of the backend into a UserError; it raises nothing narrower than Exception, or panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise UserError(f"{what} ({error}): {remedy}") from error

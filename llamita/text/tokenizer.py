@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
 from llamita.text.byte_level import decoded, is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
-from llamita.text.engines import FastestEngine, Ids, is_failure
+from llamita.text.engines import FastestEngine, Ids, blaming
 from llamita.text.growth import growth
 from llamita.text.specials import Settings, known_tokens, save_settings, settings_beside, special_id
 from llamita.text.splitting import JOINER, SCHEMES, SPACED, Kind, chunks, fitting_kind
@@ -57,6 +56,8 @@ class Tokenizer:
         self.settings = known_tokens(settings or {}, backend.token_to_id)  # of tokenizer_config.json, if there is one
         self.bos_id = special_id("bos_token", self.settings, backend.token_to_id, self.special_ids)
         self.eos_id = special_id("eos_token", self.settings, backend.token_to_id, self.special_ids)
+        # Whether a model is given a text behind BOS. transformers reads `add_bos_token`, too, and ignores it.
+        self.adds_bos = self.bos_id is not None and backend.encode("").ids[:1] == [self.bos_id]
         self.unknown_id = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
         fitting = fitting_kind(backend)
         if (fitting == "char" and self.unknown_id is None) or (fitting == "byte" and not numbers_bytes(backend)):
@@ -100,7 +101,7 @@ class Tokenizer:
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read: {error}; give a tokenizer.json or its folder") from error
-        with _blaming(
+        with blaming(
             f"{file} is not a tokenizer.json",
             "train a tokenizer, or convert a vocab.json with save_pretrained of a fast tokenizer of transformers; "
             "`llamita import hf` reads a tokenizer.model with its model",
@@ -166,6 +167,10 @@ class Tokenizer:
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
 
+    def opening(self, text: str) -> list[int]:
+        """Ids that a model is given before those of a text: BOS, if it is added or there is nothing else."""
+        return [self.bos_id] if self.bos_id is not None and (self.adds_bos or not text) else []
+
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
         """Ids of each text, without BOS, on all cores; texts may have any length, and are cut as by `encode`."""
         return list(self.encode_stream(texts))
@@ -190,7 +195,7 @@ class Tokenizer:
         kept = [number for number in self.checked(ids) if not (skip_special and number in self.special_ids)]
         if self.byte_table is not None:
             return b"".join(map(self.byte_table.__getitem__, kept)).decode("utf-8", "replace")
-        with _blaming("this tokenizer cannot decode its tokens", "give one that can"):
+        with blaming("this tokenizer cannot decode its tokens", "give one that can"):
             return decoded(self._backend, kept)
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
@@ -205,7 +210,7 @@ class Tokenizer:
         """Each word or character of a text that the vocabulary lacks, in order, as often as it occurs."""
         if self.lossless or self.unknown_id is None:
             return []
-        with _blaming("this tokenizer cannot encode the text", "give one that can"):
+        with blaming("this tokenizer cannot encode the text", "give one that can"):
             if self._scheme is None or self._scheme is SPACED:
                 encoding = self._backend.encode(text, add_special_tokens=False)
                 spans = zip(encoding.ids, encoding.offsets, strict=True)
@@ -251,7 +256,7 @@ class Tokenizer:
                 case "char":
                     points = (np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts)
                     return [self._characters[numbers] for numbers in points]
-            with _blaming("this tokenizer cannot encode the text", "give one that can"):
+            with blaming("this tokenizer cannot encode the text", "give one that can"):
                 return self.engine(texts)
         except (UserError, UnicodeEncodeError):
             for found in filter(None, map(_SURROGATE.search, texts)):
@@ -269,17 +274,6 @@ class Tokenizer:
             else:
                 yield from chunks(text, self._scheme, _CHUNK)
             yield None
-
-
-@contextmanager
-def _blaming(what: str, remedy: str) -> Iterator[None]:
-    """Turn errors of the backend into a UserError; it raises nothing narrower than Exception, or panics."""
-    try:
-        yield
-    except BaseException as error:
-        if not is_failure(error):
-            raise
-        raise UserError(f"{what} ({error}): {remedy}") from error
 
 
 def _of_json(text: str, settings: Settings) -> Tokenizer:

@@ -16,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llamita.errors import UserError
+from llamita.generation.engine import generate
+from llamita.generation.likelihood import encode_pair
+from llamita.generation.sampling import Sampling
 from llamita.interop.hf_export import export_hf
 from llamita.interop.hf_import import import_hf, model_config_of
 from llamita.runs.folder import Run
@@ -131,6 +134,34 @@ def test_a_special_token_that_the_tokenizer_does_not_have_is_none(copied: Path, 
     theirs = AutoTokenizer.from_pretrained(again)
     assert theirs.bos_token is None and theirs.pad_token == "!" and len(theirs) <= 384
     assert json.loads((again / "config.json").read_text())["pad_token_id"] == theirs.pad_token_id
+
+
+@pytest.mark.parametrize("setting", [None, True, False])
+@pytest.mark.parametrize("template", [True, False])
+def test_a_prompt_begins_as_it_does_there(template: bool, setting: bool | None, copied: Path, tmp_path: Path) -> None:
+    told = json.loads((copied / "tokenizer.json").read_text())
+    if not template:
+        told["post_processor"] = None
+    (copied / "tokenizer.json").write_text(json.dumps(told))
+    settings = json.loads((copied / "tokenizer_config.json").read_text())
+    if setting is not None:
+        settings["add_bos_token"] = setting
+    (copied / "tokenizer_config.json").write_text(json.dumps(settings))
+    run = import_hf(copied, tmp_path / "run")
+    model, tokenizer = run.model(), run.tokenizer()
+    (ours,) = generate(model, tokenizer, "The river", max_new_tokens=8, sampling=Sampling(temperature=0))
+    for folder in (copied, export_hf(run, tmp_path / "again")):
+        ids = AutoTokenizer.from_pretrained(folder)("The river").input_ids
+        assert ids == tokenizer.opening("The river") + tokenizer.encode("The river")
+        assert (ids[0] == tokenizer.bos_id) is template
+    likeliest = []
+    for _ in range(8):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        likeliest.append(ids[-1])
+    assert list(ours.token_ids) == likeliest
+    before, after = encode_pair(tokenizer, "The", " river")
+    assert before + after == tokenizer.opening("The river") + tokenizer.encode("The river")
+    assert encode_pair(tokenizer, "", "The") == ([tokenizer.bos_id], tokenizer.encode("The"))
 
 
 def test_settings_of_an_earlier_tokenizer_go_with_it(tiny_run: Run, tmp_path: Path) -> None:

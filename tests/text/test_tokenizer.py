@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 
 from llamita import text as text_package
 from llamita.errors import UserError
@@ -646,6 +647,22 @@ def test_special_tokens_of_other_tokenizers_are_found_by_their_names() -> None:
     assert (gpt.bos_id, gpt.eos_id, gpt.unknown_id) == (258, 258, None)
     assert (wordpiece.bos_id, wordpiece.eos_id, wordpiece.unknown_id) == (None, None, 0)
     assert [tokenizer.kind for tokenizer in (llama, gpt, wordpiece)] == ["bpe", "bpe", "wordpiece"]
+
+
+def test_a_model_is_given_bos_where_the_tokenizer_itself_adds_it_or_there_is_nothing_else() -> None:
+    ours, gpt, wordpiece = (
+        Tokenizer.train(["a tale"], vocab_size=300),
+        Tokenizer(gpt_2_like()),
+        Tokenizer(wordpiece_like()),
+    )
+    assert ours.opening("a") == ours.opening("") == [ours.bos_id]
+    assert gpt.opening("a") == [] and gpt.opening("") == [gpt.bos_id]
+    assert wordpiece.opening("a") == wordpiece.opening("") == []
+    backend = gpt_2_like()
+    backend.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 258)])
+    assert Tokenizer(backend).opening("a") == [258]
+    backend.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 258)])
+    assert Tokenizer(backend, {"bos_token": "a", "eos_token": "<|endoftext|>"}).opening("b") == []
 
 
 def test_only_tokenizers_that_keep_every_byte_count_as_lossless() -> None:
