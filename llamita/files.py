@@ -4,8 +4,10 @@ Every byte goes through functions of `os`, so that a test can stop the world bef
 """
 
 import errno
+import glob
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +105,51 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder aside, which gets its name when all is on the disk: readers see all of it or nothing.
+
+    Files in it must be synced by who writes them. Nothing is left aside after an error, nor by writers that died.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _remove_parts(path)
+    try:
+        make_folder(aside)
+        yield aside
+        sync_folder(aside)
+        os.rename(aside, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove what killed writers of a whole folder left; of two living ones only one could have given it its name."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = left.name.removeprefix(f".{path.name}.").removesuffix(".part")
+        if process.isdecimal() and not _lives(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process has this id; on Windows asking would end it."""
+    if os.name != "posix":
+        return process != os.getpid()
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file that another library wrote is on the disk."""
+    with File(path, "r+") as file:
+        file.sync()
 
 
 def sync_folder(folder: Path) -> None:

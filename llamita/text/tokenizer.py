@@ -94,7 +94,7 @@ class Tokenizer:
         if os.path.exists(file) and not os.path.isfile(file):
             raise UserError(f"{file} is a pipe or a device: give a tokenizer.json or its folder")
         try:
-            text = read_text(file, _FILE_BYTES)
+            text, settings = read_text(file, _FILE_BYTES), settings_beside(file)
         except FileNotFoundError:
             raise UserError(
                 f"{file}: no such tokenizer; train one with `llamita tokenizer train SOURCE... --out {file}`"
@@ -106,7 +106,7 @@ class Tokenizer:
             "train a tokenizer, or convert a vocab.json with save_pretrained of a fast tokenizer of transformers; "
             "`llamita import hf` reads a tokenizer.model with its model",
         ):
-            return cls(Backend.from_str(text), settings_beside(file))
+            return cls(Backend.from_str(text), settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a tokenizer.json, which appears whole or not at all; makes the folders on the way."""
