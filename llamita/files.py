@@ -7,14 +7,17 @@ import errno
 import glob
 import io
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 24  # bytes written in one call, so that a writer can be stopped between two
 _BLOCK = 1 << 12
+_DAY = 86400  # seconds, after which nobody writes any more what lies aside
 _PART = 1 << 20  # bytes read at a time, of files that a stranger made and that may have no end
 
 
@@ -111,39 +114,22 @@ def make_folder(folder: Path) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Fill a folder aside, which gets its name when all is on the disk: readers see all of it or nothing.
 
-    Files in it must be synced by who writes them. Nothing is left aside after an error, nor by writers that died.
+    Files in it must be synced by who writes them. Nothing is left aside after an error; what killed writers left goes
+    after a day.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove_parts(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left)
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    make_folder(aside)
     try:
-        make_folder(aside)
         yield aside
         sync_folder(aside)
         os.rename(aside, path)
         sync_folder(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remove_parts(path: Path) -> None:
-    """Remove what killed writers of a whole folder left; of two living ones only one could have given it its name."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        process = left.name.removeprefix(f".{path.name}.").removesuffix(".part")
-        if process.isdecimal() and not _lives(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    """Whether another process has this id; on Windows asking would end it."""
-    if os.name != "posix":
-        return process != os.getpid()
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
 
 
 def sync_file(path: Path) -> None:

@@ -29,7 +29,7 @@ class Generation:
 
     `text` goes on where the prompt stopped and ends before a stop string; a character that the last tokens
     leave unfinished is not shown. `token_ids` are all tokens drawn but the one of `end_ids` that ended the text.
-    `prompt_ids` are what the model read first, BOS included, and `truncated_prompt` says how many ids before
+    `prompt_ids` are what the model read first, a BOS included, and `truncated_prompt` says how many ids before
     them it had no room for.
     """
 
@@ -55,8 +55,9 @@ def generate(
     """Continuations of a prompt, all from one batch.
 
     Each sample has a seed of its own, made of `seed` and its number: it is the same whatever the number of
-    samples. The model reads BOS and the prompt. Drawing one of `end_ids` ends the text; other special tokens, the
-    unknown token and rows of the table without a token are never drawn. Device and dtype are the model's.
+    samples. The model reads the prompt, behind BOS where the tokenizer adds it. Drawing one of `end_ids` ends the
+    text; other special tokens, the unknown token and rows of the table without a token are never drawn. Device and
+    dtype are the model's.
 
     The model sees at most max_seq_len tokens. Of a longer prompt it reads the last max_seq_len - 1; when its
     context is full it goes on from the later half. Raises UserError for values out of range, an empty stop
@@ -155,7 +156,8 @@ class _Request:
 
     @cached_property
     def _whole_prompt(self) -> list[int]:
-        return self.tokenizer.opening(self.prompt) + self.tokenizer.encode(self.prompt)
+        ids = self.tokenizer.encode(self.prompt)
+        return self.tokenizer.opening(ids) + ids
 
     @cached_property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -25,8 +25,9 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     that token is scored, too. UserError where there is nothing to begin from: no BOS, and no context.
     """
     kept = context.rstrip()
-    opening = tokenizer.opening(kept)
-    before = opening + (tokenizer.encode(kept) if kept else [])
+    ids = tokenizer.encode(kept) if kept else []
+    opening = tokenizer.opening(ids)
+    before = opening + ids
     whole = opening + tokenizer.encode(context + continuation)
     if not before:
         raise UserError("the context is empty, and this tokenizer has no BOS to start from: give a context")

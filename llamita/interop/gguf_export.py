@@ -141,7 +141,7 @@ def _architecture(config: ModelConfig, kind: GgufType) -> str:
     if scaling is not None and scaling.kind == "yarn" and (scaling.beta_fast, scaling.beta_slow) != _YARN_TURNS:
         raise UserError(
             f"model.rope_scaling has beta_fast {scaling.beta_fast:g} and beta_slow {scaling.beta_slow:g}, "
-            f"and llama.cpp takes {_YARN_TURNS[0]:g} and {_YARN_TURNS[1]:g} whatever a file says: "
+            f"and llama.cpp's llama and qwen3 take {_YARN_TURNS[0]:g} and {_YARN_TURNS[1]:g} whatever a file says: "
             "use `llamita export hf`"
         )
     widths = {"n_embd": config.n_embd, "n_heads x head_dim": config.n_heads * config.head_dim}

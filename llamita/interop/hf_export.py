@@ -90,9 +90,9 @@ def _write_weights(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
         _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
     for file, shard in zip(files, shards, strict=True):
         save_file(shard, folder / file, metadata={"format": "pt"})
+        sync_file(folder / file)
         # Others may read it as they may read the files beside it.
         (folder / file).chmod((folder / "config.json").stat().st_mode)
-        sync_file(folder / file)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def context_state(
     UserError if the context doesn't have the word or is longer than max_seq_len.
     """
     ids = tokenizer.encode(context)
-    opening = tokenizer.opening(context)
+    opening = tokenizer.opening(ids)
     if len(opening) + len(ids) > model.config.max_seq_len:
         raise UserError(f"the context has {len(ids)} tokens, the model reads {model.config.max_seq_len}: shorten it")
     spellings = [list(find_word(tokenizer, word).ids), tokenizer.encode(word)]

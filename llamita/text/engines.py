@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import accumulate
@@ -25,6 +25,7 @@ from llamita.text.splitting import LLAMA3_PATTERN
 Ids = npt.NDArray[np.uint32]
 Encode = Callable[[list[str]], list[Ids]]
 
+_BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
 # Characters that tell whether another engine may be used: with fewer it wouldn't pay.
 _WORTHWHILE: Final = 1_000_000
 # Bytes of text: an engine remembers every word, in up to 15 bytes of memory for a byte of text without repetition.
@@ -250,3 +251,16 @@ def blaming(what: str, remedy: str) -> Iterator[None]:
         if not is_failure(error):
             raise
         raise UserError(f"{what} ({error}): {remedy}") from error
+
+
+def in_batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:
+    """Pieces in groups of some size in characters."""
+    batch: list[str | None] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece or "")
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch

@@ -18,15 +18,14 @@ from tokenizers import Tokenizer as Backend
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
 from llamita.text.byte_level import decoded, is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
-from llamita.text.engines import FastestEngine, Ids, blaming
+from llamita.text.engines import FastestEngine, Ids, blaming, in_batches
 from llamita.text.growth import growth
 from llamita.text.specials import Settings, known_tokens, save_settings, settings_beside, special_id
 from llamita.text.splitting import JOINER, SCHEMES, SPACED, Kind, chunks, fitting_kind
-from llamita.text.vocabulary import RESERVED, train_backend
+from llamita.text.vocabulary import RESERVED, add_first, added_first, train_backend
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK: Final = 32_000  # characters of one piece of work of the encoder
-_BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
 # Beyond any that is known: an id, and the size of a tokenizer.json, by which a stranger's file could take memory.
 _LARGEST: Final = 1 << 22
 _FILE_BYTES: Final = 1 << 29
@@ -56,8 +55,6 @@ class Tokenizer:
         self.settings = known_tokens(settings or {}, backend.token_to_id)  # of tokenizer_config.json, if there is one
         self.bos_id = special_id("bos_token", self.settings, backend.token_to_id, self.special_ids)
         self.eos_id = special_id("eos_token", self.settings, backend.token_to_id, self.special_ids)
-        # Whether a model is given a text behind BOS. transformers reads `add_bos_token`, too, and ignores it.
-        self.adds_bos = self.bos_id is not None and backend.encode("").ids[:1] == [self.bos_id]
         self.unknown_id = backend.token_to_id(getattr(backend.model, "unk_token", None) or "<unk>")
         fitting = fitting_kind(backend)
         if (fitting == "char" and self.unknown_id is None) or (fitting == "byte" and not numbers_bytes(backend)):
@@ -167,9 +164,24 @@ class Tokenizer:
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
 
-    def opening(self, text: str) -> list[int]:
-        """Ids that a model is given before those of a text: BOS, if it is added or there is nothing else."""
-        return [self.bos_id] if self.bos_id is not None and (self.adds_bos or not text) else []
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether a model is given BOS before a text: by its template alone, as in transformers 5."""
+        first = added_first(self._backend)
+        return first is not None and self.token_to_id(first) == self.bos_id
+
+    def opening(self, ids: Sequence[int]) -> list[int]:
+        """Ids that a model is given before these of a text: BOS, if it is added or there is nothing else."""
+        return [self.bos_id] if self.bos_id is not None and (self.adds_bos or not ids) else []
+
+    def with_bos(self) -> "Tokenizer":
+        """One that adds BOS before a text, as a corpus has it; the same where it does, or can't."""
+        name = None if self.bos_id is None or self.adds_bos else self.id_to_token(self.bos_id)
+        if name is None:
+            return self
+        backend = Backend.from_str(self.to_json())
+        add_first(backend, name)
+        return Tokenizer(backend, self.settings)
 
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
         """Ids of each text, without BOS, on all cores; texts may have any length, and are cut as by `encode`."""
@@ -178,7 +190,7 @@ class Tokenizer:
     def encode_stream(self, texts: Iterable[str]) -> Iterator[Ids]:
         """Ids of each text, as `encode_batch` gives them; takes texts only as far as a batch needs."""
         parts: list[Ids] = []
-        for batch in _batches(self._chunks(texts)):
+        for batch in in_batches(self._chunks(texts)):
             encoded = iter(self._encode_chunks([chunk for chunk in batch if chunk is not None]))
             for chunk in batch:
                 if chunk is not None:
@@ -278,16 +290,3 @@ class Tokenizer:
 
 def _of_json(text: str, settings: Settings) -> Tokenizer:
     return Tokenizer(Backend.from_str(text), settings)
-
-
-def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:
-    """Pieces in groups of some size in characters."""
-    batch: list[str | None] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece or "")
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    yield batch

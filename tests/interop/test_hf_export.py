@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -256,18 +257,17 @@ def test_every_byte_is_on_the_disk_before_the_folder_has_its_name_and_then_the_n
     assert events[-3][1] == (tmp_path / "plain").stat().st_ino
 
 
-def test_what_a_killed_export_left_goes_with_the_next_and_what_a_living_one_writes_stays(
-    tiny_run: Run, tmp_path: Path
-) -> None:
-    killed = forked(lambda: die_within(tmp_path / "[o]"))
-    assert ended(killed) == -signal.SIGKILL
-    left = tmp_path / f".[o].{killed}.part"
-    others = [tmp_path / f".[o].{os.getppid()}.part", tmp_path / f".o.{killed}.part", tmp_path / ".[o].x.part"]
-    for folder in others:
-        folder.mkdir()
-    assert (left / "half").read_text() == "x"
+def test_what_a_killed_export_left_goes_after_a_day_and_what_is_new_stays(tiny_run: Run, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert ended(forked(lambda: die_within(tmp_path / "[o]"))) == -signal.SIGKILL
+    old, new = tmp_path.glob(".?o?.*.part")
+    other = tmp_path / ".o.1-ab.part"  # of another folder
+    other.mkdir()
+    for folder in (old, other):
+        os.utime(folder, (time.time() - 90_000,) * 2)
     export_hf(tiny_run, tmp_path / "[o]")
-    assert {path.name for path in tmp_path.iterdir()} == {"[o]", *(folder.name for folder in others)}
+    assert {path.name for path in tmp_path.iterdir()} == {"[o]", new.name, other.name}
+    assert (new / "half").read_text() == "x" and not (tmp_path / "[o]" / "half").exists()
 
 
 def die_within(target: Path) -> None:
@@ -276,10 +276,13 @@ def die_within(target: Path) -> None:
         die()
 
 
-def test_what_an_earlier_process_of_the_same_number_left_is_in_no_export(tiny_run: Run, tmp_path: Path) -> None:
-    (tmp_path / f".out.{os.getpid()}.part").mkdir()
-    (tmp_path / f".out.{os.getpid()}.part" / "half").write_text("x")
-    assert not (export_hf(tiny_run, tmp_path / "out") / "half").exists()
+def test_two_writers_of_one_folder_do_not_touch_each_others(tmp_path: Path) -> None:
+    with pytest.raises(OSError), whole_folder(tmp_path / "out") as late:
+        (late / "file").write_text("late")
+        with whole_folder(tmp_path / "out") as early:
+            (early / "file").write_text("early")
+        assert (late / "file").read_text() == "late"
+    assert (tmp_path / "out" / "file").read_text() == "early" and [*tmp_path.iterdir()] == [tmp_path / "out"]
 
 
 def test_nothing_that_is_named_can_forge_a_card(tiny_run: Run, tmp_path: Path) -> None:
