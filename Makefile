@@ -1,5 +1,6 @@
 # setup: .venv with everything | demo: the main job on the built-in corpus | test: all checks | bench: benchmarks
-# interop: exports and imports in transformers 4.57, too (about a minute after installation)
+# interop: exports and imports in transformers 4.57, llama.cpp and lm-evaluation-harness, too (about 4 minutes, and
+#   once 15 more, in which llama.cpp is built)
 # docs: the outputs and pictures that pages show, anew | chaos: harm runs in every way that they survive, and report
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -40,11 +41,23 @@ chaos: setup
 
 # Beside the transformers of .venv, which `test` runs the same tests with.
 OLD := $(VENV)/transformers-4.57
+# What `setup` doesn't install: make interop LLAMA_CPP=FOLDER LM_EVAL=VENV takes what is elsewhere. The latter is a venv
+# beside .venv that sees its packages, for lm-eval wants other versions of some.
+LLAMA_CPP := $(VENV)/llama-cpp
+LM_EVAL := $(VENV)/lm-eval
+FOREIGN := tests/interop/test_llama_cpp.py tests/interop/test_lm_eval.py
 interop: setup
 	test -f $(OLD)/.ready || $(BIN)/pip install $(PIP_ARGS) --no-deps --upgrade --target $(OLD) \
 		transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2
 	touch $(OLD)/.ready
-	PYTHONPATH=$(OLD) $(BIN)/pytest -n auto tests/interop
+	test -f $(LLAMA_CPP)/llama_cpp/__init__.py || $(BIN)/pip install $(PIP_ARGS) --no-deps --upgrade \
+		--target $(LLAMA_CPP) llama-cpp-python==0.3.36 diskcache==5.6.3
+	test -x $(LM_EVAL)/bin/lm_eval || { $(BIN)/python -m venv $(LM_EVAL) && \
+		$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+			> $$(echo $(LM_EVAL)/lib/python*/site-packages)/llamita.pth && \
+		$(LM_EVAL)/bin/pip install $(PIP_ARGS) 'lm-eval[hf]==0.4.13'; }
+	LLAMITA_NO_SKIPS=1 PYTHONPATH=$(OLD) $(BIN)/pytest -n auto tests/interop $(FOREIGN:%=--ignore=%)
+	LLAMITA_NO_SKIPS=1 PYTHONPATH=$(LLAMA_CPP) $(LM_EVAL)/bin/python -m pytest -n auto $(FOREIGN)
 
 docs: setup
 	test -f runs/demo/report.json || $(BIN)/llamita demo

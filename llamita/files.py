@@ -4,15 +4,20 @@ Every byte goes through functions of `os`, so that a test can stop the world bef
 """
 
 import errno
+import glob
 import io
 import os
+import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 24  # bytes written in one call, so that a writer can be stopped between two
 _BLOCK = 1 << 12
+_DAY = 86400  # seconds, after which nobody writes any more what lies aside
 _PART = 1 << 20  # bytes read at a time, of files that a stranger made and that may have no end
 
 
@@ -103,6 +108,34 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder aside, which gets its name when all is on the disk: readers see all of it or nothing.
+
+    Files in it must be synced by who writes them. Nothing is left aside after an error; what killed writers left goes
+    after a day.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left)
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    make_folder(aside)
+    try:
+        yield aside
+        sync_folder(aside)
+        os.rename(aside, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file that another library wrote is on the disk."""
+    with File(path, "r+") as file:
+        file.sync()
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A tiny text and a tiny run that tests share and don't change."""
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -15,6 +16,10 @@ import torch
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "llamita_tests_compiled"))
 # Nor is anybody's account.
 os.environ["WANDB_MODE"] = "disabled"
+
+# `make interop` installs all that it compares with: nothing is skipped for want of it.
+if os.environ.get("LLAMITA_NO_SKIPS"):
+    pytest.importorskip = importlib.import_module  # type: ignore[assignment]
 
 # A word that could be the id of a dataset is looked for nowhere.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -244,7 +244,7 @@ def _blocks(walk: Walkthrough, console: Console) -> None:
         return
     said = "The text alone goes through the blocks, without a BOS in front."
     if not walk.seq_len:
-        said = "The text is empty, so the blocks read BOS, which begins every text."
+        said = "The text is empty, so the blocks read BOS, which begins the texts of a corpus."
     elif walk.read < walk.seq_len:
         said = f"The blocks read the last {walk.read:,} of {walk.seq_len:,} tokens: max_seq_len is {walk.read}."
     if walk.toy:

@@ -15,6 +15,7 @@ from llamita.generation.context import Context
 from llamita.generation.continuation import ContinuationText
 from llamita.generation.sampling import Sampling, next_ids
 from llamita.model.transformer import LLaMaTransformer
+from llamita.text.specials import END_TOKENS
 from llamita.text.tokenizer import Tokenizer
 
 FinishReason = Literal["length", "stop", "end"]
@@ -27,8 +28,8 @@ class Generation:
     """A continuation and how it came about.
 
     `text` goes on where the prompt stopped and ends before a stop string; a character that the last tokens
-    leave unfinished is not shown. `token_ids` are all tokens drawn but the BOS or EOS that ended the text.
-    `prompt_ids` are what the model read first, BOS included, and `truncated_prompt` says how many ids before
+    leave unfinished is not shown. `token_ids` are all tokens drawn but the one of `end_ids` that ended the text.
+    `prompt_ids` are what the model read first, a BOS included, and `truncated_prompt` says how many ids before
     them it had no room for.
     """
 
@@ -54,8 +55,9 @@ def generate(
     """Continuations of a prompt, all from one batch.
 
     Each sample has a seed of its own, made of `seed` and its number: it is the same whatever the number of
-    samples. The model reads BOS and the prompt. Drawing BOS or EOS ends the text; other special tokens, the
-    unknown token and rows of the table without a token are never drawn. Device and dtype are the model's.
+    samples. The model reads the prompt, behind BOS where the tokenizer adds it. Drawing one of `end_ids` ends the
+    text; other special tokens, the unknown token and rows of the table without a token are never drawn. Device and
+    dtype are the model's.
 
     The model sees at most max_seq_len tokens. Of a longer prompt it reads the last max_seq_len - 1; when its
     context is full it goes on from the later half. Raises UserError for values out of range, an empty stop
@@ -154,8 +156,8 @@ class _Request:
 
     @cached_property
     def _whole_prompt(self) -> list[int]:
-        bos = self.tokenizer.bos_id
-        return ([] if bos is None else [bos]) + self.tokenizer.encode(self.prompt)
+        ids = self.tokenizer.encode(self.prompt)
+        return self.tokenizer.opening(ids) + ids
 
     @cached_property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -171,9 +173,8 @@ class _Request:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Ids that end a text: our own corpora have BOS alone between documents."""
-        named = (self.tokenizer.bos_id, self.tokenizer.eos_id)
-        return frozenset(token_id for token_id in named if token_id is not None)
+        """Ids that end a text."""
+        return frozenset(end_ids(self.tokenizer))
 
     def forbidden_ids(self) -> list[int]:
         """Ids that stand for no text and end none."""
@@ -182,6 +183,12 @@ class _Request:
         if self.tokenizer.unknown_id is not None:
             mute.add(self.tokenizer.unknown_id)
         return sorted(number for number in mute - self.end_ids if number < rows)
+
+
+def end_ids(tokenizer: Tokenizer) -> list[int]:
+    """Ids that end a text: EOS, BOS, which is all that our own corpora have between documents, and what else does."""
+    others = map(tokenizer.token_to_id, tokenizer.settings.get(END_TOKENS) or ())
+    return list(dict.fromkeys(one for one in (tokenizer.eos_id, tokenizer.bos_id, *others) if one is not None))
 
 
 def _steps(request: _Request, samples: int) -> Iterator[list[int]]:

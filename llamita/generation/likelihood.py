@@ -18,16 +18,17 @@ _CHUNK_VALUES = 1 << 24  # logits at a time
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Ids of a context, as a text that begins with BOS, and of what follows it.
+    """Ids of a context, as a text that begins as the tokenizer says, and of what follows it.
 
     Both are encoded together and cut where the context alone ends; spaces at its end go to the continuation, whose
     first token they mostly are part of. Where a continuation melts into the last token of its context ("on", "ce"),
     that token is scored, too. UserError where there is nothing to begin from: no BOS, and no context.
     """
     kept = context.rstrip()
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    before = bos + (tokenizer.encode(kept) if kept else [])
-    whole = bos + tokenizer.encode(context + continuation)
+    ids = tokenizer.encode(kept) if kept else []
+    opening = tokenizer.opening(ids)
+    before = opening + ids
+    whole = opening + tokenizer.encode(context + continuation)
     if not before:
         raise UserError("the context is empty, and this tokenizer has no BOS to start from: give a context")
     if continuation and len(whole) <= len(before):

@@ -7,7 +7,6 @@ from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
-from tokenizers.processors import TemplateProcessing
 
 from llamita.errors import UserError
 from llamita.files import read_text
@@ -15,6 +14,7 @@ from llamita.interop.sentencepiece_bpe import sentencepiece_tokenizer
 from llamita.interop.tiktoken_file import is_tiktoken, llama3_special_tokens, tiktoken_tokenizer
 from llamita.text.specials import settings_beside
 from llamita.text.tokenizer import Tokenizer
+from llamita.text.vocabulary import add_first
 
 _BYTES = 1 << 26
 _LARGEST = 1 << 22
@@ -107,14 +107,9 @@ def _add(backend: Backend, added: Mapping[int, str], vocab_size: int) -> None:
 
 
 def _begin(backend: Backend, tokenizer: Tokenizer) -> None:
-    """Other readers of tokenizer.json begin a text as its template says."""
-    number = tokenizer.bos_id
-    name = None if number is None else tokenizer.id_to_token(number)
-    if name is None or not tokenizer.settings.get("add_bos_token", True) or set(name) & set(" :$"):
-        return
-    backend.post_processor = TemplateProcessing(
-        single=f"{name} $A", pair=f"{name} $A {name} $B:1", special_tokens=[(name, number)]
-    )
+    name = None if tokenizer.bos_id is None else tokenizer.id_to_token(tokenizer.bos_id)
+    if name is not None and tokenizer.settings.get("add_bos_token", True):
+        add_first(backend, name)
 
 
 def _check_class(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +13,12 @@ from torch import Tensor
 
 from llamita import __version__
 from llamita.errors import UserError
-from llamita.files import make_folder, sync_folder, write_text
+from llamita.files import sync_file, whole_folder, write_text
 from llamita.interop.card import model_card
+from llamita.interop.hf_generation import GENERATION, generation_config, special_ids
 from llamita.interop.hf_names import hf_config, hf_weights
-from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
+from llamita.text.specials import END_TOKENS
 from llamita.text.tokenizer import Tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,46 +38,18 @@ def export_hf(
     if os.path.lexists(target):
         raise UserError(f"{target}: is there already; give a folder that isn't")
     tokenizer, model = run.tokenizer(), run.model(checkpoint)
-    config = {**hf_config(model.config, DTYPES[dtype]), **_special_ids(tokenizer)}
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    config = {**hf_config(model.config, DTYPES[dtype]), **special_ids(tokenizer)}
     try:
-        make_folder(aside)
-        _write_json(aside / "config.json", {**config, "llamita_version": __version__})
-        _write_json(aside / "generation_config.json", _generation(tokenizer, model))
-        _write_tokenizer(aside, tokenizer, model.config.max_seq_len)
-        _write_weights(aside, hf_weights(model, DTYPES[dtype]))
-        write_text(aside / "README.md", model_card(run, checkpoint, license_name))
-        sync_folder(aside)
-        os.rename(aside, target)
+        with whole_folder(target) as aside:
+            _write_json(aside / "config.json", {**config, "llamita_version": __version__})
+            _write_json(aside / GENERATION, generation_config(tokenizer, model.config))
+            _write_tokenizer(aside, tokenizer, model.config.max_seq_len)
+            _write_weights(aside, hf_weights(model, DTYPES[dtype]))
+            write_text(aside / "README.md", model_card(run, checkpoint, license_name))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{target}: can't be written ({reason}); make room there, and try again") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return target
-
-
-def _special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
-    pad = tokenizer.settings.get("pad_token")
-    pad_id = tokenizer.eos_id if pad is None else tokenizer.token_to_id(pad)
-    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id}
-
-
-def _generation(tokenizer: Tokenizer, model: LLaMaTransformer) -> dict[str, Any]:
-    """Where generation begins and ends, and what it never says: ids without a logit, and the unknown token."""
-    ends = [token for token in (tokenizer.eos_id, tokenizer.bos_id) if token is not None]
-    beyond = range(model.config.vocab_size - model.config.unpredicted_rows, model.config.vocab_size)
-    silent = sorted({*beyond, *([] if tokenizer.unknown_id is None else [tokenizer.unknown_id])})
-    return {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": ends,
-        "pad_token_id": tokenizer.eos_id,
-        "do_sample": True,
-        "temperature": 0.8,
-        "top_p": 0.95,
-        "max_length": model.config.max_seq_len,
-        **({"suppress_tokens": silent} if silent else {}),
-    }
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_len: int) -> None:
@@ -95,7 +67,8 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, max_seq_len: int) -> No
         "model_input_names": ["input_ids", "attention_mask"],
     }
     # A special token's name in a text is text, as in training; but chat templates from elsewhere write such names.
-    _write_json(folder / "tokenizer_config.json", settings | (tokenizer.settings or {"split_special_tokens": True}))
+    told = {name: value for name, value in tokenizer.settings.items() if name != END_TOKENS}
+    _write_json(folder / "tokenizer_config.json", settings | (told or {"split_special_tokens": True}))
 
 
 def _write_weights(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
@@ -117,6 +90,7 @@ def _write_weights(folder: Path, weights: Iterator[tuple[str, Tensor]]) -> None:
         _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
     for file, shard in zip(files, shards, strict=True):
         save_file(shard, folder / file, metadata={"format": "pt"})
+        sync_file(folder / file)
         # Others may read it as they may read the files beside it.
         (folder / file).chmod((folder / "config.json").stat().st_mode)
 

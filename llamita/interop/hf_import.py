@@ -3,9 +3,7 @@
 import json
 import os
 import reprlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,10 @@ from torch import Tensor
 
 from llamita.config import DataConfig, ModelConfig, RopeScaling, RunConfig, TokenizerConfig, TrainingConfig
 from llamita.errors import UsageError, UserError
-from llamita.files import read_text, sync_folder
+from llamita.files import read_text, whole_folder
 from llamita.interop.card import IMPORTED
 from llamita.interop.foreign_tokenizers import tokenizer_file_of, tokenizer_of
+from llamita.interop.hf_generation import GENERATION, note_ends, silent_rows, token_ids
 from llamita.interop.hf_names import hf_name
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
@@ -35,6 +34,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
 }
+_DTYPES = ("F32", "F16", "BF16")
 _IGNORED = ("rotary_emb.inv_freq",)  # of old files: follows from the config
 # What a value must be to mean what it means here; a field that isn't there has it.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -60,13 +60,14 @@ def import_hf(folder: Path, target: Path) -> Run:
     given = _read_json(config_file)
     model_config = model_config_of(given, config_file)
     tokenizer = tokenizer_of(folder, model_config.vocab_size)
+    ends, suppressed = _generation(folder, given, model_config.vocab_size)
+    note_ends(tokenizer, ends)
     weights = read_weights(folder, model_config)
     hardware = choose_hardware("auto", "auto")
-    # The rows of tokens that don't exist get no logit, and so never move.
-    beyond = model_config.vocab_size - tokenizer.get_vocab_size()
+    silent = silent_rows(tokenizer, suppressed, model_config.vocab_size)  # which get no logit, and so never move
     fields = {name: getattr(model_config, name) for name in ModelConfig.__dataclass_fields__}
     std = float(weights["embeddings.weight"].float().std())
-    model = ModelConfig(**{**fields, "unpredicted_rows": beyond, "embedding_std": std if std > 0 else 1.0})
+    model = ModelConfig(**{**fields, "unpredicted_rows": silent, "embedding_std": std if std > 0 else 1.0})
     config = RunConfig(
         model=model,
         tokenizer=TokenizerConfig(vocab_size=tokenizer.get_vocab_size(), file=str(tokenizer_file_of(folder))),
@@ -76,23 +77,28 @@ def import_hf(folder: Path, target: Path) -> Run:
         ),
     )
     target = target.absolute()
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        run = Run.create(aside)
-        tokenizer.save(run.tokenizer_file)
-        run.write_environment()
-        meta = {"step": 0, "tokens": 0, "from": str(folder)}
-        note_start(aside, str(folder))
-        save_checkpoint(run.checkpoint_folder, weights, {"rng.cpu": torch.get_rng_state()}, meta)
-        run.write_config(config)
-        os.rename(aside, target)
-        sync_folder(target.parent)
+        with whole_folder(target) as aside:
+            run = Run.create(aside)
+            tokenizer.save(run.tokenizer_file)
+            run.write_environment()
+            meta = {"step": 0, "tokens": 0, "from": str(folder)}
+            note_start(aside, str(folder))
+            save_checkpoint(run.checkpoint_folder, weights, {"rng.cpu": torch.get_rng_state()}, meta)
+            run.write_config(config)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{target}: can't be written ({reason}); make room there, and try again") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Run(target)
+
+
+def _generation(folder: Path, given: Mapping[str, Any], vocab_size: int) -> tuple[list[int], list[int]]:
+    """The ids that end a text, from where transformers takes them, and those that are never said."""
+    file = folder / GENERATION
+    told = _read_json(file) if os.path.lexists(file) else {}
+    ends = token_ids(told, "eos_token_id", file, vocab_size)
+    ends = ends or token_ids(given, "eos_token_id", folder / "config.json", vocab_size)
+    return ends, token_ids(told, "suppress_tokens", file, vocab_size)
 
 
 def model_config_of(given: Mapping[str, Any], file: Path) -> ModelConfig:
@@ -139,8 +145,16 @@ def _rope(given: Mapping[str, Any], positions: int, file: Path) -> tuple[float, 
     source, told = ("rope_scaling", old) if old else ("rope_parameters", new)
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
-            raise UserError(f"{file}: rope_scaling.{name} is {old[name]!r}, rope_parameters.{name} {new[name]!r}")
-    theta = _real(next((one for one in (told, new) if "rope_theta" in one), given), "rope_theta", file, 1e4)
+            raise UserError(
+                f"{file}: rope_scaling.{name} is {old[name]!r}, rope_parameters.{name} {new[name]!r}; keep one of them"
+            )
+    places = (("rope_scaling.", old), ("rope_parameters.", new), ("", given))
+    place, holder = next((one for one in places if "rope_theta" in one[1]), places[-1])
+    theta = _real(holder, "rope_theta", file, 1e4)
+    if given.get("rope_theta") not in (None, theta):
+        raise UserError(
+            f"{file}: rope_theta is {reprlib.repr(given['rope_theta'])}, {place}rope_theta {theta}; keep one of them"
+        )
     kind = told.get("rope_type", told.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -168,20 +182,14 @@ def read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
     ours = {hf_name(name): name for name in wanted}
     found: dict[str, Tensor] = {}
     head: tuple[Path, Tensor] | None = None
-    for file, name, load in _tensors(folder):
-        if name.endswith(_IGNORED):
-            continue
+    for file, name, weight in _tensors(folder):
         if name == "lm_head.weight" and config.tie_embeddings:
-            head = file, load()
+            head = file, weight
             continue
         if name not in ours:
             raise UserError(f"{file}: {name} is no weight of this model; {_SUPPORTED}")
-        weight = load()
-        if tuple(weight.shape) != wanted[ours[name]] or not weight.is_floating_point():
-            kind = str(weight.dtype).removeprefix("torch.")
-            raise UserError(
-                f"{file}: {name} is {kind} {tuple(weight.shape)}; config.json wants numbers of {wanted[ours[name]]}"
-            )
+        if tuple(weight.shape) != wanted[ours[name]]:
+            raise UserError(f"{file}: {name} is {tuple(weight.shape)}; config.json wants {wanted[ours[name]]}")
         if ours[name] in found:
             raise UserError(f"{file}: {name} is in another file of {folder}, too; keep one")
         if not weight.isfinite().all():
@@ -204,8 +212,8 @@ def _check_copy(file: Path, head: Tensor, table: Tensor) -> None:
         )
 
 
-def _tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
-    """File, name and loader of each tensor."""
+def _tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """File, name and values of each tensor."""
     files = _weight_files(folder)
     for file in files:
         try:
@@ -215,7 +223,14 @@ def _tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
                 raise SafetensorError(f"a header of {size:,} bytes")
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118
-                    yield file, name, partial(tensors.get_tensor, name)
+                    if name.endswith(_IGNORED):
+                        continue
+                    if (kind := tensors.get_slice(name).get_dtype()) not in _DTYPES:
+                        raise UserError(
+                            f"{file}: {name} is {kind}; llamita reads {', '.join(_DTYPES)}: write it as float32 or "
+                            "bfloat16 with transformers"
+                        )
+                    yield file, name, tensors.get_tensor(name)
         except (OSError, MemoryError, SafetensorError) as error:
             raise UserError(f"{file}: can't be read ({error}); copy it again") from error
 
@@ -236,13 +251,13 @@ def _weight_files(folder: Path) -> list[Path]:
         raise UserError(f"{index}: weight_map must name a file for each weight")
     names = sorted(set(where.values()))
     for name in names:
-        if os.path.basename(name) != name or not (folder / name).is_file():
-            raise UserError(f"{index}: weight_map names {name!r}, which is no file in {folder}")
+        if os.path.basename(name) != name or not os.path.isfile(folder / name):
+            raise UserError(f"{index}: weight_map names {reprlib.repr(name)}, which is no file in {folder}")
     return [folder / name for name in names]
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if file.exists() and not file.is_file():
+    if os.path.exists(file) and not os.path.isfile(file):
         raise UserError(f"{file}: is no file; give a folder that transformers wrote")
     try:
         value = json.loads(read_text(file, _JSON_BYTES))

@@ -38,8 +38,8 @@ _NAMES_OF_MOST = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completio
 class LlamitaLM(TemplateLM):
     """A run's model to be asked by lm_eval: log-likelihoods in batches, texts one by one.
 
-    A text begins with BOS, as in training; special tokens' names in a text are text. `precision` is fp32 on a CPU
-    unless asked for. UserError without lm_eval.
+    A text begins with BOS where the tokenizer adds it; special tokens' names in a text are text. `precision` is fp32
+    on a CPU unless asked for. UserError without lm_eval.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class LlamitaLM(TemplateLM):
         return self.eot_token_id if self._tokenizer.bos_id is None else self._tokenizer.bos_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text, behind BOS unless that is declined."""
-        bos = self._tokenizer.bos_id
-        return [*([] if bos is None or add_special_tokens is False else [bos]), *self._tokenizer.encode(string)]
+        """Ids of a text, behind BOS where the tokenizer adds it, unless that is declined."""
+        ids = self._tokenizer.encode(string)
+        return ids if add_special_tokens is False else self._tokenizer.opening(ids) + ids
 
     def tok_decode(self, tokens: Sequence[int], **_: Any) -> str:
         """The text of ids."""

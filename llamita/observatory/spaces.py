@@ -78,8 +78,8 @@ def context_state(
     UserError if the context doesn't have the word or is longer than max_seq_len.
     """
     ids = tokenizer.encode(context)
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    if len(bos) + len(ids) > model.config.max_seq_len:
+    opening = tokenizer.opening(ids)
+    if len(opening) + len(ids) > model.config.max_seq_len:
         raise UserError(f"the context has {len(ids)} tokens, the model reads {model.config.max_seq_len}: shorten it")
     spellings = [list(find_word(tokenizer, word).ids), tokenizer.encode(word)]
     found = [(end, wanted) for wanted in spellings for end in _ends_of(tokenizer, wanted, ids)]
@@ -88,8 +88,8 @@ def context_state(
             f"{word!r} isn't in the context, whose tokens are {', '.join(map(repr, tokenizer.tokens(ids)))}"
         )
     end, here = max(found, key=lambda place: place[0])
-    tokens = torch.tensor([bos + ids], device=model.embeddings.weight.device)
-    state = layer_states(model, tokens)[layer][0, len(bos) + end - 1]
+    tokens = torch.tensor([opening + ids], device=model.embeddings.weight.device)
+    state = layer_states(model, tokens)[layer][0, len(opening) + end - 1]
     return Word(word, tuple(here), tuple(tokenizer.tokens(here))), state
 
 

@@ -64,7 +64,7 @@ def _mended(tokens: Iterable[str]) -> Iterator[str]:
 
 def is_byte_level(backend: Backend) -> bool:
     """Whether tokens are spelled in byte symbols and decode to the bytes that these stand for."""
-    return [step["type"] for step in _steps(backend.decoder, "decoders")] == ["ByteLevel"]
+    return [step["type"] for step in steps(backend.decoder, "decoders")] == ["ByteLevel"]
 
 
 def numbers_bytes(backend: Backend) -> bool:
@@ -76,8 +76,8 @@ def loses_nothing(backend: Backend) -> bool:
     """Whether every string survives encoding and decoding by a byte-level tokenizer of any origin."""
     if backend.normalizer is not None or not is_byte_level(backend):
         return False
-    steps = _steps(backend.pre_tokenizer, "pretokenizers")
-    kept = all(_keeps_text(step) for step in steps) and any(step["type"] == "ByteLevel" for step in steps)
+    taken = steps(backend.pre_tokenizer, "pretokenizers")
+    kept = all(_keeps_text(step) for step in taken) and any(step["type"] == "ByteLevel" for step in taken)
     whole = all(backend.token_to_id(symbol) is not None for symbol in BYTE_SYMBOLS)
     added = [token for token in backend.get_added_tokens_decoder().values() if not token.special]
     exact = all(
@@ -86,8 +86,8 @@ def loses_nothing(backend: Backend) -> bool:
     return kept and whole and exact
 
 
-def _steps(component: Any, inner: str) -> list[dict[str, Any]]:
-    """The steps of a pre-tokenizer or decoder, which may be a sequence, as JSON objects."""
+def steps(component: Any, inner: str) -> list[dict[str, Any]]:
+    """The steps of a part of a tokenizer, which may be a sequence, as JSON objects."""
     spec = state(component)
     if spec is None:
         return []

@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import accumulate
 from typing import Any, Final
@@ -17,12 +18,14 @@ import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
+from llamita.errors import UserError
 from llamita.text.byte_level import BYTE_SYMBOLS, token_bytes
 from llamita.text.splitting import LLAMA3_PATTERN
 
 Ids = npt.NDArray[np.uint32]
 Encode = Callable[[list[str]], list[Ids]]
 
+_BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
 # Characters that tell whether another engine may be used: with fewer it wouldn't pay.
 _WORTHWHILE: Final = 1_000_000
 # Bytes of text: an engine remembers every word, in up to 15 bytes of memory for a byte of text without repetition.
@@ -237,3 +240,27 @@ def _byte_length(text: str) -> int:
 def is_failure(error: BaseException) -> bool:
     """Whether something failed, rather than being stopped; a panic of Rust is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def blaming(what: str, remedy: str) -> Iterator[None]:
+    """Turn errors of the backend into a UserError; it raises nothing narrower than Exception, or panics."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise UserError(f"{what} ({error}): {remedy}") from error
+
+
+def in_batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:
+    """Pieces in groups of some size in characters."""
+    batch: list[str | None] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece or "")
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch

@@ -1,6 +1,7 @@
 """What a tokenizer.json doesn't say, from the tokenizer_config.json beside it: where texts begin and end, say."""
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,10 @@ _FILE: Final = "tokenizer_config.json"
 _TEMPLATE: Final = "chat_template.jinja"
 _BYTES: Final = 1 << 24
 _TOKENS: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
-_KEPT: Final = (*_TOKENS, "add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "chat_template")
+_FLAGS: Final = ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "split_special_tokens")
+# Tokens that end a text besides bos_token and eos_token: a field of ours, for what generation_config.json says.
+END_TOKENS: Final = "end_tokens"
+_KEPT: Final = (*_TOKENS, *_FLAGS, END_TOKENS, "chat_template")
 # Names by which a beginning and an end are known where no such file tells them.
 _GUESSED: Final = {
     "bos_token": (BOS, "<s>", "<bos>", "[BOS]", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "<|endoftext|>"),
@@ -38,6 +42,10 @@ def settings_beside(tokenizer_file: Path) -> Settings:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: can't be read ({error}); copy it again, or remove it") from error
     kept = {name: given[name] for name in _KEPT if name in given}
+    for name, (fits, wanted) in _WANTED.items():
+        if kept.get(name) is not None and not fits(kept[name]):
+            shown = reprlib.repr(kept[name])
+            raise UserError(f"{file}: {name} is {shown}; it must be {wanted}: correct or remove it")
     for name in _TOKENS:
         told = kept.get(name)
         content = told.get("content") if isinstance(told, dict) else told
@@ -46,6 +54,22 @@ def settings_beside(tokenizer_file: Path) -> Settings:
         if name in kept:
             kept[name] = content
     return kept
+
+
+def _is_template(value: Any) -> bool:
+    named = value if isinstance(value, list) else [{"name": "", "template": value}]
+    return all(isinstance(one, dict) and _are_texts([one.get("name"), one.get("template")]) for one in named)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+_WANTED: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    **dict.fromkeys(_FLAGS, (lambda value: isinstance(value, bool), "true or false")),
+    "chat_template": (_is_template, "a text, or a list of texts with names"),
+    END_TOKENS: (_are_texts, "a list of the texts of tokens"),
+}
 
 
 def known_tokens(settings: Settings, token_to_id: Callable[[str], int | None]) -> Settings:

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -19,15 +18,14 @@ from tokenizers import Tokenizer as Backend
 from llamita.errors import UserError
 from llamita.files import read_text, write_text
 from llamita.text.byte_level import decoded, is_byte_level, loses_nothing, numbers_bytes, readable, token_bytes
-from llamita.text.engines import FastestEngine, Ids, is_failure
+from llamita.text.engines import FastestEngine, Ids, blaming, in_batches
 from llamita.text.growth import growth
 from llamita.text.specials import Settings, known_tokens, save_settings, settings_beside, special_id
 from llamita.text.splitting import JOINER, SCHEMES, SPACED, Kind, chunks, fitting_kind
-from llamita.text.vocabulary import RESERVED, train_backend
+from llamita.text.vocabulary import RESERVED, add_first, added_first, train_backend
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK: Final = 32_000  # characters of one piece of work of the encoder
-_BATCH: Final = 4_000_000  # characters encoded in parallel; bounds the memory that this takes
 # Beyond any that is known: an id, and the size of a tokenizer.json, by which a stranger's file could take memory.
 _LARGEST: Final = 1 << 22
 _FILE_BYTES: Final = 1 << 29
@@ -93,19 +91,19 @@ class Tokenizer:
         if os.path.exists(file) and not os.path.isfile(file):
             raise UserError(f"{file} is a pipe or a device: give a tokenizer.json or its folder")
         try:
-            text = read_text(file, _FILE_BYTES)
+            text, settings = read_text(file, _FILE_BYTES), settings_beside(file)
         except FileNotFoundError:
             raise UserError(
                 f"{file}: no such tokenizer; train one with `llamita tokenizer train SOURCE... --out {file}`"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read: {error}; give a tokenizer.json or its folder") from error
-        with _blaming(
+        with blaming(
             f"{file} is not a tokenizer.json",
             "train a tokenizer, or convert a vocab.json with save_pretrained of a fast tokenizer of transformers; "
             "`llamita import hf` reads a tokenizer.model with its model",
         ):
-            return cls(Backend.from_str(text), settings_beside(file))
+            return cls(Backend.from_str(text), settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a tokenizer.json, which appears whole or not at all; makes the folders on the way."""
@@ -166,6 +164,25 @@ class Tokenizer:
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
 
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether a model is given BOS before a text: by its template alone, as in transformers 5."""
+        first = added_first(self._backend)
+        return first is not None and self.token_to_id(first) == self.bos_id
+
+    def opening(self, ids: Sequence[int]) -> list[int]:
+        """Ids that a model is given before these of a text: BOS, if it is added or there is nothing else."""
+        return [self.bos_id] if self.bos_id is not None and (self.adds_bos or not ids) else []
+
+    def with_bos(self) -> "Tokenizer":
+        """One that adds BOS before a text, as a corpus has it; the same where it does, or can't."""
+        name = None if self.bos_id is None or self.adds_bos else self.id_to_token(self.bos_id)
+        if name is None:
+            return self
+        backend = Backend.from_str(self.to_json())
+        add_first(backend, name)
+        return Tokenizer(backend, self.settings)
+
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
         """Ids of each text, without BOS, on all cores; texts may have any length, and are cut as by `encode`."""
         return list(self.encode_stream(texts))
@@ -173,7 +190,7 @@ class Tokenizer:
     def encode_stream(self, texts: Iterable[str]) -> Iterator[Ids]:
         """Ids of each text, as `encode_batch` gives them; takes texts only as far as a batch needs."""
         parts: list[Ids] = []
-        for batch in _batches(self._chunks(texts)):
+        for batch in in_batches(self._chunks(texts)):
             encoded = iter(self._encode_chunks([chunk for chunk in batch if chunk is not None]))
             for chunk in batch:
                 if chunk is not None:
@@ -190,7 +207,7 @@ class Tokenizer:
         kept = [number for number in self.checked(ids) if not (skip_special and number in self.special_ids)]
         if self.byte_table is not None:
             return b"".join(map(self.byte_table.__getitem__, kept)).decode("utf-8", "replace")
-        with _blaming("this tokenizer cannot decode its tokens", "give one that can"):
+        with blaming("this tokenizer cannot decode its tokens", "give one that can"):
             return decoded(self._backend, kept)
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
@@ -205,7 +222,7 @@ class Tokenizer:
         """Each word or character of a text that the vocabulary lacks, in order, as often as it occurs."""
         if self.lossless or self.unknown_id is None:
             return []
-        with _blaming("this tokenizer cannot encode the text", "give one that can"):
+        with blaming("this tokenizer cannot encode the text", "give one that can"):
             if self._scheme is None or self._scheme is SPACED:
                 encoding = self._backend.encode(text, add_special_tokens=False)
                 spans = zip(encoding.ids, encoding.offsets, strict=True)
@@ -251,7 +268,7 @@ class Tokenizer:
                 case "char":
                     points = (np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts)
                     return [self._characters[numbers] for numbers in points]
-            with _blaming("this tokenizer cannot encode the text", "give one that can"):
+            with blaming("this tokenizer cannot encode the text", "give one that can"):
                 return self.engine(texts)
         except (UserError, UnicodeEncodeError):
             for found in filter(None, map(_SURROGATE.search, texts)):
@@ -271,29 +288,5 @@ class Tokenizer:
             yield None
 
 
-@contextmanager
-def _blaming(what: str, remedy: str) -> Iterator[None]:
-    """Turn errors of the backend into a UserError; it raises nothing narrower than Exception, or panics."""
-    try:
-        yield
-    except BaseException as error:
-        if not is_failure(error):
-            raise
-        raise UserError(f"{what} ({error}): {remedy}") from error
-
-
 def _of_json(text: str, settings: Settings) -> Tokenizer:
     return Tokenizer(Backend.from_str(text), settings)
-
-
-def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:
-    """Pieces in groups of some size in characters."""
-    batch: list[str | None] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece or "")
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    yield batch

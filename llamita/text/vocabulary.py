@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer, WordLevelTrainer
 
 from llamita.errors import UserError
-from llamita.text.byte_level import BYTE_SYMBOLS
+from llamita.text.byte_level import BYTE_SYMBOLS, steps
 from llamita.text.splitting import OWN_JOINER, SCHEMES, Kind, Scheme, chunks
 
 BOS: Final = "<|begin_of_text|>"
@@ -144,11 +144,28 @@ def _finish(model: Model, kind: Kind) -> Backend:
     learned = backend.get_vocab_size() + len(_NAMED)
     reserved = [f"<|reserved_{number}|>" for number in range(_round_up(learned) - learned)]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (*_NAMED, *reserved)])
-    # Other readers of tokenizer.json begin a text as this template says.
-    backend.post_processor = TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, backend.token_to_id(BOS))]
-    )
+    add_first(backend, BOS)
     return backend
+
+
+def add_first(backend: Backend, token: str) -> None:
+    """Have a special token added before a text, if a template can name it; readers of tokenizer.json do so, too."""
+    if not set(token) & set(" :$"):
+        backend.post_processor = TemplateProcessing(
+            single=f"{token} $A",
+            pair=f"{token} $A {token} $B:1",
+            special_tokens=[(token, backend.token_to_id(token))],
+        )
+
+
+def added_first(backend: Backend) -> str | None:
+    """The special token that is added before a text, if there is one."""
+    for step in steps(backend.post_processor, "processors"):
+        first = step["single"][:1] if step["type"] == "TemplateProcessing" else []
+        told = first[0].get("SpecialToken", {}).get("id") if first else step.get("cls", [None])[0]
+        if told is not None:
+            return str(told)
+    return None
 
 
 def _assemble(model: Model, kind: Kind) -> Backend:

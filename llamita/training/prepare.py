@@ -137,7 +137,7 @@ def prepare_run(
         now.save(target)
         tokenizer = _finished_tokenizer(run, now)
         if tokenizer is None:
-            tokenizer = given or make_tokenizer(text, draft.tokenizer, progress)
+            tokenizer = (given or make_tokenizer(text, draft.tokenizer, progress)).with_bos()
             text.check_unchanged()
             tokenizer.save(run.tokenizer_file)
             now = replace(now, tokenizer=tokenizer.fingerprint)

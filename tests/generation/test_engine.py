@@ -1,5 +1,6 @@
 """Generation: cached and uncached, one sample and many, whole and streamed, short context and long text."""
 
+import pickle
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -327,6 +328,18 @@ def test_two_streams_of_one_model_do_not_disturb_each_other(make_model: MakeMode
         texts = [text + next(pieces, "") for text, pieces in zip(texts, running, strict=True)]
     assert texts == alone
     assert texts[0] != texts[1]
+
+
+def test_what_else_ends_a_text_ends_it_and_is_else_never_drawn(
+    make_scripted_model: MakeModel, byte_tokenizer: Tokenizer
+) -> None:
+    chats = pickle.loads(pickle.dumps(byte_tokenizer))
+    chats.settings["end_tokens"] = [chats.id_to_token(RESERVED), "no token of it"]
+    model = make_scripted_model([*b"hi", RESERVED, *b"!!"], start=1)
+    for tokenizer, ids, why in ((chats, [*b"hi"], "end"), (byte_tokenizer, [*b"hi"], "length")):
+        (sample,) = generate(model, tokenizer, "", max_new_tokens=4, sampling=GREEDY)
+        assert list(sample.token_ids[:2]) == ids and sample.finish_reason == why
+        assert RESERVED not in sample.token_ids and (len(sample.token_ids) == 2) == (why == "end")
 
 
 def test_the_models_dtype_is_kept(make_model: MakeModel, byte_tokenizer: Tokenizer) -> None:

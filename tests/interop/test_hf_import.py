@@ -13,10 +13,15 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llamita.errors import UserError
+from llamita.generation.engine import end_ids, generate
+from llamita.generation.likelihood import encode_pair
+from llamita.generation.sampling import Sampling
+from llamita.interop import hf_import
 from llamita.interop.hf_export import export_hf
+from llamita.interop.hf_generation import silent_rows
 from llamita.interop.hf_import import import_hf, model_config_of
 from llamita.runs.folder import Run
 from llamita.text.tokenizer import Tokenizer
@@ -130,7 +135,36 @@ def test_a_special_token_that_the_tokenizer_does_not_have_is_none(copied: Path, 
     again = export_hf(run, tmp_path / "again")
     theirs = AutoTokenizer.from_pretrained(again)
     assert theirs.bos_token is None and theirs.pad_token == "!" and len(theirs) <= 384
-    assert json.loads((again / "config.json").read_text())["pad_token_id"] == theirs.pad_token_id
+    config = json.loads((again / "config.json").read_text())
+    assert config["pad_token_id"] == settings_of(again)["pad_token_id"] == theirs.pad_token_id is not None
+
+
+@pytest.mark.parametrize("setting", [None, True, False])
+@pytest.mark.parametrize("template", [True, False])
+def test_a_prompt_begins_as_it_does_there(template: bool, setting: bool | None, copied: Path, tmp_path: Path) -> None:
+    told = json.loads((copied / "tokenizer.json").read_text())
+    if not template:
+        told["post_processor"] = None
+    (copied / "tokenizer.json").write_text(json.dumps(told))
+    settings = json.loads((copied / "tokenizer_config.json").read_text())
+    if setting is not None:
+        settings["add_bos_token"] = setting
+    (copied / "tokenizer_config.json").write_text(json.dumps(settings))
+    run = import_hf(copied, tmp_path / "run")
+    model, tokenizer = run.model(), run.tokenizer()
+    (ours,) = generate(model, tokenizer, "The river", max_new_tokens=8, sampling=Sampling(temperature=0))
+    for folder in (copied, export_hf(run, tmp_path / "again")):
+        ids = AutoTokenizer.from_pretrained(folder)("The river").input_ids
+        assert ids == tokenizer.opening([1]) + tokenizer.encode("The river")
+        assert (ids[0] == tokenizer.bos_id) is template
+    likeliest = []
+    for _ in range(8):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        likeliest.append(ids[-1])
+    assert list(ours.token_ids) == likeliest
+    before, after = encode_pair(tokenizer, "The", " river")
+    assert before + after == tokenizer.opening([1]) + tokenizer.encode("The river")
+    assert encode_pair(tokenizer, "", "The") == ([tokenizer.bos_id], tokenizer.encode("The"))
 
 
 def test_settings_of_an_earlier_tokenizer_go_with_it(tiny_run: Run, tmp_path: Path) -> None:
@@ -150,13 +184,175 @@ def test_the_folder_that_one_is_in_may_be_the_target(
 
 
 @pytest.mark.parametrize(
-    "text", ["[", "[]", '{"bos_token": 5}', '{"bos_token": {"content": 5}}', '{"chat_template": "\\ud800"}']
+    ("text", "told"),
+    [
+        ("[", "can't be read"),
+        ("[]", "can't be read"),
+        ('{"bos_token": 5}', "bos_token is 5"),
+        ('{"bos_token": {"content": 5}}', "bos_token is {'content': 5}"),
+        ('{"chat_template": "\\ud800"}', "can't be read"),
+        ('{"chat_template": 5}', "chat_template is 5; it must be a text"),
+        ('{"chat_template": [{"name": "default"}]}', "chat_template is [{'name': 'default'}]"),
+        ('{"add_bos_token": "no"}', "add_bos_token is 'no'; it must be true or false"),
+        ('{"add_eos_token": 0}', "add_eos_token is 0"),
+        ('{"split_special_tokens": 1}', "split_special_tokens is 1"),
+        ('{"clean_up_tokenization_spaces": []}', "clean_up_tokenization_spaces is []"),
+        ('{"end_tokens": "!"}', "end_tokens is '!'"),
+    ],
 )
-def test_settings_that_are_none_are_refused_by_file(text: str, copied: Path, tmp_path: Path) -> None:
+def test_settings_that_are_none_are_refused_by_file_and_field(
+    text: str, told: str, copied: Path, tmp_path: Path
+) -> None:
     (copied / "tokenizer_config.json").write_text(text)
-    with pytest.raises(UserError, match="tokenizer_config.json: "):
+    with pytest.raises(UserError) as refused:
         import_hf(copied, tmp_path / "run")
+    assert str(refused.value).startswith(f"{copied / 'tokenizer_config.json'}: {told}")
     assert not (tmp_path / "run").exists() and list(tmp_path.glob(".run*")) == []
+
+
+def test_named_templates_and_fields_that_say_nothing_are_taken(copied: Path, tmp_path: Path) -> None:
+    templates = [{"name": "default", "template": "x"}]
+    said = {"chat_template": templates, "add_bos_token": None, "end_tokens": None}
+    (copied / "tokenizer_config.json").write_text(json.dumps(said))
+    assert import_hf(copied, tmp_path / "run").tokenizer().settings["chat_template"] == templates
+
+
+def told_of_generation(folder: Path, **fields: Any) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(fields))
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "generation_config.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_all_that_ends_a_text_goes_in_ends_texts_here_and_goes_out_again(
+    file: str, copied: Path, tmp_path: Path
+) -> None:
+    ours = Tokenizer.load(copied)
+    assert ours.eos_id is not None and ours.bos_id is not None
+    told_of_generation(copied, **({"eos_token_id": [5, ours.eos_id, 7]} if file == "generation_config.json" else {}))
+    edited(copied, eos_token_id=9 if file == "generation_config.json" else [7, 5])
+    run = import_hf(copied, tmp_path / "run")
+    tokenizer = run.tokenizer()
+    assert set(end_ids(tokenizer)) == {5, 7, ours.eos_id, ours.bos_id}
+    again = export_hf(run, tmp_path / "again")
+    assert set(settings_of(again)["eos_token_id"]) == set(end_ids(tokenizer))
+    assert GenerationConfig.from_pretrained(again).eos_token_id[0] == ours.eos_id
+    assert "end_tokens" not in (again / "tokenizer_config.json").read_text()
+    same = import_hf(again, tmp_path / "same")
+    assert end_ids(same.tokenizer()) == end_ids(tokenizer)
+    assert settings_of(export_hf(same, tmp_path / "third")) == settings_of(again)
+
+
+def test_what_ends_a_text_anyway_is_noted_nowhere(copied: Path, tmp_path: Path) -> None:
+    ours = Tokenizer.load(copied)
+    told_of_generation(copied, eos_token_id=[ours.bos_id, ours.eos_id])
+    assert "end_tokens" not in import_hf(copied, tmp_path / "run").tokenizer().settings
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ends", [None, [5, 7]])
+def test_a_model_whose_tokenizer_has_no_ends_can_generate_elsewhere(
+    ends: list[int] | None, copied: Path, tmp_path: Path
+) -> None:
+    nothing = dict.fromkeys(("bos_token", "eos_token", "pad_token"))
+    (copied / "tokenizer_config.json").write_text(json.dumps(nothing))
+    told_of_generation(copied, eos_token_id=ends)
+    again = export_hf(import_hf(copied, tmp_path / "run"), tmp_path / "again")
+    assert settings_of(again)["eos_token_id"] == ends
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(again), AutoTokenizer.from_pretrained(again)
+    inputs = tokenizer("The", return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=3).shape[1] > inputs.input_ids.shape[1]
+
+
+def test_own_exports_come_back_as_they_went(tiny_run: Run, tiny_text: Path, tmp_path: Path) -> None:
+    first = export_hf(tiny_run, tmp_path / "first", checkpoint="latest")
+    run = import_hf(first, tmp_path / "run")
+    assert run.config().model.unpredicted_rows == tiny_run.config().model.unpredicted_rows > 0
+    steps = ("--training.steps", 1, "--training.batch-size", 1, "--training.sample-tokens", 0)
+    assert llamita("train", tiny_text, "--from", run.path, "--run", tmp_path / "trained", *steps).code == 0
+    text = "a <|end_of_text|><|begin_of_text|> b"
+    for at, one in enumerate((run, Run.open(tmp_path / "trained"))):
+        again = export_hf(one, tmp_path / f"again{at}")
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            assert json.loads((again / name).read_text()) == json.loads((first / name).read_text())
+        theirs = AutoTokenizer.from_pretrained(again)
+        assert theirs(text, add_special_tokens=False).input_ids == one.tokenizer().encode(text)
+        assert "## Limits" in (again / "README.md").read_text()
+
+
+@pytest.mark.parametrize("splits", [True, False, None])
+def test_whether_names_of_special_tokens_are_text_goes_in_and_out(
+    splits: bool | None, copied: Path, tmp_path: Path
+) -> None:
+    said = {"bos_token": "<|begin_of_text|>"} | ({} if splits is None else {"split_special_tokens": splits})
+    (copied / "tokenizer_config.json").write_text(json.dumps(said))
+    again = export_hf(import_hf(copied, tmp_path / "run"), tmp_path / "again")
+    assert AutoTokenizer.from_pretrained(again).split_special_tokens is bool(splits)
+
+
+def test_rows_are_silent_that_are_the_last_and_no_texts(tiny_run: Run) -> None:
+    tokenizer = tiny_run.tokenizer()
+    size, texts = tokenizer.get_vocab_size(), tokenizer.text_size
+    assert size - texts >= 2 and tokenizer.unknown_id is None
+    for suppressed, silent in (
+        ([], 0),
+        ([size - 1], 1),
+        ([size - 1, size - 2, size - 1], 2),
+        ([size - 2], 0),  # not the last
+        ([size - 1, 5], 0),  # others, too
+        (list(range(texts - 3, size)), size - texts),  # some that texts have
+        (list(range(size)), size - texts),
+    ):
+        assert silent_rows(tokenizer, suppressed, size) == silent
+    # Rows of no token are silent whatever is said.
+    assert silent_rows(tokenizer, [], size + 5) == silent_rows(tokenizer, [5], size + 5) == 5
+    assert silent_rows(tokenizer, list(range(size - 1, size + 5)), size + 5) == 6
+
+
+def test_the_unknown_token_may_be_suppressed_beside_silent_rows() -> None:
+    words = Tokenizer.train(["a b c a b c"], vocab_size=64, kind="word")
+    size, unknown = words.get_vocab_size(), words.unknown_id
+    assert unknown is not None and unknown < words.text_size <= size - 2
+    assert silent_rows(words, [unknown, size - 1, size - 2], size) == 2
+
+
+def test_nothing_is_left_of_an_import_that_failed_or_was_stopped(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
+
+        def fail(folder: Path, *_: Any, error: BaseException = error) -> None:
+            assert list(tmp_path.glob(".run.*.part")) == [folder.parent]
+            raise error
+
+        monkeypatch.setattr(hf_import, "save_checkpoint", fail)
+        with pytest.raises((UserError, KeyboardInterrupt)) as told:
+            import_hf(copied, tmp_path / "run")
+        assert isinstance(error, KeyboardInterrupt) or "run: can't be written (No space left" in str(told.value)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"eos_token_id": -1}, "eos_token_id has -1; ids are whole numbers from 0 to 383"),
+        ({"eos_token_id": [True]}, "eos_token_id has True"),
+        ({"suppress_tokens": [384]}, "suppress_tokens has 384"),
+        ({"suppress_tokens": "383"}, "suppress_tokens has '383'"),
+        ({"suppress_tokens": [1.5]}, "suppress_tokens has 1.5"),
+    ],
+)
+def test_ids_of_the_settings_of_generation_are_those_of_the_table(
+    fields: dict[str, Any], told: str, copied: Path, tmp_path: Path
+) -> None:
+    told_of_generation(copied, **fields)
+    with pytest.raises(UserError) as refused:
+        import_hf(copied, tmp_path / "run")
+    assert str(refused.value).startswith(f"{copied / 'generation_config.json'}: {told}")
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +395,7 @@ def test_a_model_goes_in_and_out_without_a_bit_of_difference(
     theirs, tokens = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), random_tokens(2, 40)
     rows = run.config().model.vocab_size - run.config().model.unpredicted_rows
     ours, expected = Run.open(run.path).model()(tokens), theirs(tokens).logits[..., :rows]
-    assert float((ours - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+    assert float((ours - expected).abs().max()) <= 1e-4
     again = export_hf(run, tmp_path / "again", dtype="bf16")
     before, after = load_file(folder / "model.safetensors"), load_file(again / "model.safetensors")
     assert before.keys() - {"lm_head.weight"} == after.keys() - {"lm_head.weight"}
@@ -223,7 +419,7 @@ def test_a_scaling_without_its_first_length_means_what_it_means_there(kind: str,
     run = import_hf(copied, tmp_path / "run")
     tokens, rows = random_tokens(1, 60), run.config().model.vocab_size - run.config().model.unpredicted_rows
     theirs = AutoModelForCausalLM.from_pretrained(copied, dtype=torch.float32)(tokens).logits[..., :rows]
-    assert float((run.model()(tokens) - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
+    assert float((run.model()(tokens) - theirs).abs().max()) <= 1e-4
 
 
 def test_an_imported_run_is_one_like_any_other(foreign: Callable[[str], Path], tmp_path: Path) -> None:
@@ -269,6 +465,13 @@ def edited(folder: Path, **changes: Any) -> None:
         ({"rms_norm_eps": 1e400}, "rms_norm_eps is inf"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
         ({"model_type": []}, "model_type is []"),
+        (
+            {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}},
+            "500000.0, rope_parameters.rope_theta 10000.0",
+        ),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "default", "rope_theta": 7}}, "rope_scaling.rope_theta 7.0"),
+        ({"eos_token_id": 384}, "config.json: eos_token_id has 384"),
+        ({"eos_token_id": [1, "2"]}, "config.json: eos_token_id has '2'"),
         ({"max_position_embeddings": 10**400}, "max_position_embeddings is 1000"),
         (
             {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
@@ -299,16 +502,35 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def leading_out(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
-    where = {"weight_map": {"model.embed_tokens.weight": "../../etc/passwd"}}
+def indexed(folder: Path, file: str) -> None:
+    """An index that names a file for a weight."""
+    where = {"weight_map": {"model.embed_tokens.weight": file}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(where))
 
 
-def integers(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int32)
-    save_file(weights, folder / "model.safetensors")
+def leading_out(folder: Path) -> None:
+    """A whole file of weights, beside the folder."""
+    (folder / "model.safetensors").rename(folder.parent / "there.safetensors")
+    indexed(folder, "../there.safetensors")
+
+
+def leading_out_from_the_root(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "there.safetensors")
+    indexed(folder, str(folder.parent / "there.safetensors"))
+
+
+def long_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    indexed(folder, "m" * 5000)
+
+
+def of_kind(kind: torch.dtype, weight: str = "model.norm.weight") -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights[weight] = weights["model.norm.weight" if weight in weights else "model.embed_tokens.weight"].to(kind)
+        save_file(weights, folder / "model.safetensors")
+
+    return harm
 
 
 def not_numbers(folder: Path) -> None:
@@ -352,8 +574,13 @@ def other_head(folder: Path) -> None:
         (cut, "model.safetensors: can't be read"),
         (long_header, "can't be read (a header of"),
         (pickled, "save_pretrained"),
-        (leading_out, "weight_map names '../../etc/passwd'"),
-        (integers, "model.norm.weight is int32"),
+        (leading_out, "weight_map names '../there.safetensors'"),
+        (leading_out_from_the_root, "weight_map names '/"),
+        (long_named, "weight_map names 'mmm"),
+        (of_kind(torch.int32), "model.norm.weight is I32; llamita reads F32, F16, BF16"),
+        (of_kind(torch.float64), "model.norm.weight is F64"),
+        (of_kind(torch.float8_e4m3fn), "model.norm.weight is F8_E4M3"),
+        (of_kind(torch.float8_e4m3fn, "lm_head.weight"), "lm_head.weight is F8_E4M3"),
         (other_head, "lm_head.weight differs"),
         (other_head_first, "lm_head.weight differs"),
         (not_numbers, "model.norm.weight has values that aren't finite"),

@@ -14,6 +14,7 @@ from llamita.errors import UserError
 from llamita.generation.likelihood import windows
 from llamita.interop import lm_eval as adapter
 from llamita.interop.hf_export import export_hf
+from llamita.interop.hf_import import import_hf
 from llamita.runs.folder import Run
 from llamita.tasks.scoring import TASKS, score
 from tests.cli.command_line import llamita
@@ -100,6 +101,21 @@ def test_texts_go_on_as_those_of_the_export(story_run: Run, folder: Path) -> Non
     ours, model = native(story_run).generate_until(asked), foreign(folder)
     assert all("." not in text for text in ours[::2])
     assert ours == [text for one in asked for text in model.generate_until([one])]
+
+
+def test_a_tokenizer_that_adds_no_bos_is_asked_without_one_as_there(folder: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    told = json.loads((bare / "tokenizer.json").read_text())
+    (bare / "tokenizer.json").write_text(json.dumps({**told, "post_processor": None}))
+    run, export = import_hf(bare, tmp_path / "run"), foreign(bare, logits_cache=False)
+    asked = requests("loglikelihood", ("once there was", " a king"), ("", "once there"))
+    ours = native(run).loglikelihood(asked)
+    for (nats, greedy), (expected, likeliest) in zip(ours, export.loglikelihood(asked), strict=True):
+        assert (nats, greedy) == (pytest.approx(expected, rel=0.005), likeliest)
+    whole = requests("loglikelihood_rolling", ("once there was a king . " * 30,))
+    assert native(run).loglikelihood_rolling(whole) == pytest.approx(export.loglikelihood_rolling(whole), rel=0.005)
+    going = requests("generate_until", ("once there was a king", {"until": [], "max_gen_toks": 9, "do_sample": False}))
+    assert native(run).generate_until(going) == export.generate_until(going)
 
 
 def test_a_temperature_draws(story_run: Run) -> None:

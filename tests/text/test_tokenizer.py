@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import pkgutil
 import random
 import subprocess
@@ -16,13 +17,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
+from tokenizers.processors import ByteLevel, RobertaProcessing, Sequence, TemplateProcessing
 
+from llamita import layers
 from llamita import text as text_package
 from llamita.errors import UserError
 from llamita.text.splitting import JOINER, SCHEMES, Kind, chunks
 from llamita.text.streaming import StreamDecoder
 from llamita.text.tokenizer import Tokenizer
 from llamita.text.vocabulary import BOS, EOS, UNKNOWN, _sample
+from llamita.training.prepare import prepare_run
 from tests.text.bpe_oracle import encode_slowly
 
 KINDS: list[Kind] = ["bpe", "word", "char", "byte"]
@@ -646,6 +650,42 @@ def test_special_tokens_of_other_tokenizers_are_found_by_their_names() -> None:
     assert (gpt.bos_id, gpt.eos_id, gpt.unknown_id) == (258, 258, None)
     assert (wordpiece.bos_id, wordpiece.eos_id, wordpiece.unknown_id) == (None, None, 0)
     assert [tokenizer.kind for tokenizer in (llama, gpt, wordpiece)] == ["bpe", "bpe", "wordpiece"]
+
+
+def test_a_model_is_given_bos_where_the_tokenizer_itself_adds_it_or_there_is_nothing_else() -> None:
+    ours = Tokenizer.train(["a tale"], vocab_size=300)
+    gpt, wordpiece = Tokenizer(gpt_2_like()), Tokenizer(wordpiece_like())
+    assert ours.opening([5]) == ours.opening([]) == [ours.bos_id] and ours.with_bos() is ours
+    assert gpt.opening([5]) == [] and gpt.opening([]) == [gpt.bos_id]
+    assert wordpiece.opening([5]) == wordpiece.opening([]) == [] and wordpiece.with_bos() is wordpiece
+    backend, end = gpt_2_like(), [("<|endoftext|>", 258)]
+    for template, opening in (("<|endoftext|> $A", [258]), ("$A <|endoftext|>", []), ("$A", [])):
+        processor = TemplateProcessing(single=template, special_tokens=end)
+        for backend.post_processor in (processor, Sequence([ByteLevel(), processor])):
+            assert Tokenizer(backend).opening([5]) == opening
+    backend.post_processor = RobertaProcessing(("a", 97), ("<|endoftext|>", 258))
+    assert Tokenizer(backend).opening([5]) == [258]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word", "char", "byte"])
+def test_our_own_tokenizers_begin_with_bos_wherever_they_come_from(kind: Kind, tmp_path: Path) -> None:
+    made = Tokenizer.train(["a tale of a river"], vocab_size=300, kind=kind)
+    made.save(tmp_path / "tokenizer.json")
+    for one in (made, Tokenizer.load(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(made))):
+        assert one.bos_id is not None and one.opening([5]) == [one.bos_id]
+
+
+def test_one_that_is_trained_with_adds_the_bos_that_its_corpus_has(tmp_path: Path) -> None:
+    gpt = Tokenizer(gpt_2_like())
+    ready = gpt.with_bos()
+    assert ready.opening([5]) == [gpt.bos_id] and ready.encode("a tale") == gpt.encode("a tale")
+    ready.save(tmp_path / "tokenizer.json")
+    assert Backend.from_file(str(tmp_path / "tokenizer.json")).encode("a").ids[0] == gpt.bos_id
+    gpt.save(tmp_path / "gpt.json")
+    (tmp_path / "book.txt").write_text("a tale of a river " * 200)
+    asked = {"tokenizer.file": str(tmp_path / "gpt.json")}
+    run = prepare_run(tmp_path / "run", [str(tmp_path / "book.txt")], [layers.from_dotted("", asked)]).run
+    assert run.tokenizer().opening([5]) == [gpt.bos_id]
 
 
 def test_only_tokenizers_that_keep_every_byte_count_as_lossless() -> None:
