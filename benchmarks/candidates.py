@@ -82,7 +82,13 @@ def configured(shape: Shape, device: str, precision: Precision = "bf16") -> RunC
         embedding_std=15.36 / shape.n_embd,  # at which the table's rate is that of the matrices
     )
     optimizer = OptimizerConfig(lr=LR, table_lr_ratio=1.0, betas=BETAS, eps=EPS, weight_decay=0.0, clip=CLIP)
-    training = TrainingConfig(steps=1, device="cuda" if device == "cuda" else "cpu", precision=precision, compile=True)
+    training = TrainingConfig(
+        steps=1,
+        batch_size=shape.rows[-1],
+        device="cuda" if device == "cuda" else "cpu",
+        precision=precision,
+        compile=True,
+    )
     return RunConfig(model=model, optimizer=optimizer, training=training)
 
 

@@ -1,9 +1,10 @@
 """Optimizer steps; a GPU records one and replays it, so that it needn't wait for Python to start kernel by kernel."""
 
+import contextlib
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,8 @@ _Shapes = tuple[torch.Size | None, ...]
 
 WARMUP_STEPS = 3  # before one is recorded: what is compiled or allocated at first is no part of it
 _MOST_RECORDINGS = 8  # of so many shapes of batches
-_ROOM = 0.5  # of the memory; a recording keeps what its step needs, and models that need more don't wait for Python
+_MOST_PADDING = 4
+_ROOM = 0.5  # of the memory; a recording keeps what its step needs, and larger models don't wait for Python
 
 
 def make_ready(model: LLaMaTransformer, config: RunConfig) -> None:
@@ -89,11 +91,10 @@ class Stepper:
         self._most_starts = 0
         self._seen: Counter[_Shapes] = Counter()
         self._recordings: dict[_Shapes, _Recording] = {}
-        self._records = _can_record(self._device, optimizer, config, loss_function)
+        self._records = _can_record(self._device, model, optimizer, config, loss_function)
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
         if self._records:
             for group in optimizer.param_groups:
-                group["capturable"] = True
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self._device)
 
     def __call__(self, micro_batches: Sequence[tuple[DeviceBatch, int]], lr: float) -> Float[Tensor, "3"]:
@@ -122,10 +123,13 @@ class Stepper:
         due = self._seen[shapes] > WARMUP_STEPS and len(self._recordings) < _MOST_RECORDINGS
         if due and shapes not in self._recordings:
             try:
-                self._recordings[shapes] = _Recording(self._step, batches, tokens, self._pool)
+                with _capturable(self._optimizer):
+                    self._recordings[shapes] = _Recording(self._step, batches, tokens, self._pool)
             except RuntimeError as error:
-                _log.warning("training goes on without a CUDA graph: %s", str(error).partition("\n")[0])
+                reason = str(error.__context__ or error).partition("\n")[0]
+                _log.warning("training goes on without a CUDA graph: %s", reason)
                 self._optimizer.zero_grad(set_to_none=True)
+                self._recordings.clear()  # and with them the memory that they keep
                 self._records = False
         return self._recordings.get(shapes)
 
@@ -143,7 +147,7 @@ class _Recording:
         tokens: Tensor,
         pool: Any,
     ) -> None:
-        self._batches, self._tokens = copy.deepcopy(batches), tokens.clone()
+        self._batches, self._tokens = [copy.deepcopy(batch) for batch in batches], tokens.clone()
         self._again, self._figures = captured(lambda: step(self._batches, self._tokens), pool)
 
     def replay(self, batches: Sequence[DeviceBatch], tokens: Tensor) -> Tensor:
@@ -157,18 +161,41 @@ class _Recording:
 
 
 def captured(work: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
-    """What does the work on a GPU again, and the tensor that its result is then in; the work isn't done by this."""
+    """What does the work on a GPU again, and the tensor that its result is then in; the work isn't done by this.
+
+    RuntimeError for work that can't be recorded, as whatever waits for the GPU.
+    """
     graph = torch.cuda.CUDAGraph()
-    # Threads that save or read meanwhile may use the GPU.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        result = work()
+    # Left as it is if recording fails, which torch.cuda.graph alone doesn't see to.
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        try:
+            # Threads that save or read meanwhile may use the GPU.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                result = work()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # it has ended cleanly
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+            raise
     return graph.replay, result
+
+
+@contextlib.contextmanager
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Fused AdamW is, but wants to be told so, and would be surprised at steps that aren't captured."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
 
 
 def _padded(batch: DeviceBatch, length: int) -> DeviceBatch:
     starts = batch.starts
     if starts is None or len(starts) == length:
         return batch
+    length = min(length, _MOST_PADDING * len(starts))  # each is a document to the kernel, if an empty one
     return replace(batch, starts=F.pad(starts, (0, length - len(starts)), value=batch.inputs.numel()))
 
 
@@ -177,12 +204,19 @@ def _tensors(batch: DeviceBatch) -> tuple[Tensor | None, ...]:
 
 
 def _can_record(
-    device: torch.device, optimizer: torch.optim.Optimizer, config: RunConfig, loss_function: LossFunction
+    device: torch.device,
+    model: LLaMaTransformer,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    loss_function: LossFunction,
 ) -> bool:
     if device.type != "cuda" or torch.version.hip:
         return False
-    # What else a loss or an optimizer does in Python wouldn't be done again.
+    # What others do in Python, in hooks or a loss of their own, wouldn't be done again.
     known = getattr(loss_function, "_torchdynamo_orig_callable", loss_function) is batch_loss
     fused = isinstance(optimizer, torch.optim.Adam) and all(group["fused"] for group in optimizer.param_groups)
+    hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    for module in model.modules():
+        hooks += [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks]
     room = _ROOM * torch.cuda.get_device_properties(device).total_memory
-    return known and fused and training_memory(config) < room
+    return known and fused and not any(hooks) and training_memory(config) < room

@@ -23,6 +23,7 @@ from llamita.training.hardware import choose_hardware
 from llamita.training.loop import StepMetrics
 from llamita.training.optimizer import build_optimizer
 from llamita.training.session import Session
+from llamita.training.state import state_tensors
 from llamita.training.stepping import WARMUP_STEPS, Stepper, make_ready
 from llamita.training.tuning import attention_seconds, find_micro_batch, seconds_per_token
 from tests.training.test_stepping import batches
@@ -81,6 +82,7 @@ def test_a_step_never_waits_for_the_gpu(recorded: bool, monkeypatch: pytest.Monk
     stepper = Stepper(model, optimizer, config, guard)
     for _ in range(WARMUP_STEPS + 2):
         stepper(batch, 1e-3)
+    assert len(stepper._recordings) == recorded
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
@@ -127,7 +129,7 @@ def test_replayed_steps_are_the_same_to_the_last_bit(
     torch.use_deterministic_algorithms(True)
     loss, captures, found = loss_function(config.training), [], []
     capture = stepping.captured
-    monkeypatch.setattr(stepping, "captured", lambda *given: (captures.append(1), capture(*given))[1])
+    monkeypatch.setattr(stepping, "captured", lambda *given: (capture(*given), captures.append(1))[0])
     for records in (True, False):
         if not records:
             monkeypatch.setattr(stepping, "_can_record", lambda *_: False)
@@ -137,10 +139,13 @@ def test_replayed_steps_are_the_same_to_the_last_bit(
         optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
         if not records:  # rates of 32 bits, as recorded steps have them
             for group in optimizer.param_groups:
-                group.update(capturable=True, lr=torch.tensor(group["lr"], device="cuda"))
+                group.update(lr=torch.tensor(group["lr"], device="cuda"))
         stepper = Stepper(model, optimizer, config, guard, loss)
         told = [
-            stepper([(on_gpu(batch), count) for batch, count in batches(step, accumulation, 4, documents)], 1e-3)
+            stepper(
+                [(on_gpu(batch), count) for batch, count in batches(step, accumulation, 4, documents)],
+                1e-3 * (1 + step % 3),
+            )
             for step in range(12)
         ]
         found.append([*told, *model.state_dict().values(), *guard.tensors().values()])
@@ -153,6 +158,47 @@ def on_gpu(batch: DeviceBatch) -> DeviceBatch:
     if moved[3] is not None:
         load_varlen()
     return DeviceBatch(*(None if one is None else one.cuda() for one in moved))  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_a_replayed_step_that_is_no_number_changes_nothing() -> None:
+    config = small_config(training__device="cuda", training__precision="bf16")
+    model = LLaMaTransformer(config.model).cuda()
+    optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
+    stepper = Stepper(model, optimizer, config, guard)
+    given = [(on_gpu(batches(0)[0][0]), 64)]
+    for _ in range(WARMUP_STEPS + 2):
+        assert stepper(given, 1e-3)[2] == 0
+    assert stepper._recordings
+    before = {name: value.clone() for name, value in {**model.state_dict(), **state_tensors(model, optimizer)}.items()}
+    model.norm.weight.data[0] = torch.nan
+    assert stepper(given, 1e-3)[2] == 1 and guard.streak == 1
+    model.norm.weight.data[0] = before["norm.weight"][0]
+    after = {**model.state_dict(), **state_tensors(model, optimizer)}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert stepper(given, 1e-3)[2] == 0 and guard.streak == 0
+    assert not torch.equal(model.norm.weight, before["norm.weight"])
+
+
+@pytest.mark.gpu
+def test_steps_of_two_shapes_share_memory_and_not_results() -> None:
+    config = small_config(training__device="cuda", training__precision="bf16")
+    found = []
+    for records in (True, False):
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(0)
+        model = LLaMaTransformer(config.model).cuda()
+        optimizer, guard = build_optimizer(model, config.optimizer), Guard(torch.device("cuda"), 6.0)
+        with pytest.MonkeyPatch.context() as patch:
+            if not records:
+                patch.setattr(stepping, "_can_record", lambda *_: False)
+                for group in optimizer.param_groups:
+                    group.update(lr=torch.tensor(group["lr"], device="cuda"))
+            stepper = Stepper(model, optimizer, config, guard)
+        told = [stepper([(on_gpu(batches(step, 1, 1 + step % 3)[0][0]), 30)], 1e-3) for step in range(24)]
+        assert len(stepper._recordings) == (3 if records else 0)
+        found.append([*told, *model.state_dict().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.gpu
@@ -175,8 +221,12 @@ def test_a_loss_that_waits_for_the_gpu_is_not_recorded_and_taught_by(caplog: pyt
             stepper = Stepper(model, optimizer, config, guard, loss)
             return [stepper([(on_gpu(batches(0)[0][0]), 64)], 1e-3)[0].item() for _ in range(8)]
 
+    stream = torch.cuda.current_stream()
     assert told(True) == pytest.approx(told(False), rel=1e-3)
-    assert [record.getMessage()[:41] for record in caplog.records] == ["training goes on without a CUDA graph: op"]
+    assert [record.getMessage()[:39] for record in caplog.records] == ["training goes on without a CUDA graph: "]
+    # And the process is as it was.
+    torch.cuda.empty_cache()
+    assert torch.cuda.current_stream() == stream and torch.rand(1, device="cuda").isfinite()
 
 
 @pytest.mark.gpu
