@@ -1,5 +1,5 @@
 # setup: .venv with everything | demo: the main job on the built-in corpus | test: all checks | bench: benchmarks
-# interop: exports and imports in transformers 4.57, llama.cpp and lm-evaluation-harness, too (about 4 minutes, and
+# interop: exports and imports in transformers 4.57, llama.cpp and lm-evaluation-harness, too (about 2 minutes, and
 #   once 15 more, in which llama.cpp is built)
 # docs: the outputs and pictures that pages show, anew | chaos: harm runs in every way that they survive, and report
 PYTHON ?= python3

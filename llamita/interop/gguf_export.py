@@ -16,7 +16,7 @@ from torch import Tensor
 from llamita import __version__
 from llamita.config import ModelConfig
 from llamita.errors import UserError
-from llamita.files import File, sync_folder
+from llamita.files import sync_file, sync_folder
 from llamita.interop.hf_names import hf_weights
 from llamita.model.rope import rope_frequencies
 from llamita.model.transformer import LLaMaTransformer
@@ -84,8 +84,7 @@ def export_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
-        with File(aside, "r+") as written:
-            written.sync()
+        sync_file(aside)
         os.replace(aside, file)
         sync_folder(file.parent)
     except OSError as error:

@@ -12,6 +12,7 @@ from tests.chaos import runs, trials
 from tests.chaos.trials import TRIALS, Harm
 
 
+@pytest.mark.slow
 def test_one_fault_of_every_kind_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

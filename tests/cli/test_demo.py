@@ -77,6 +77,16 @@ def test_the_demo_shows_the_road_and_repeats_its_figures(tmp_path: Path, capsys:
         del report["seconds"], report["total_seconds"]
     assert first == second
 
+    # It may be asked again what its grammar makes true.
+    code, printed, _ = run_cli(capsys, "probe", str(folder), "--json")
+    asked = json.loads(printed)
+    assert (
+        code == 0
+        and set(asked["analogies"]) == set(first["analogies"])
+        and set(asked["probes"]) == set(first["probes"])
+    )
+    assert set(asked["analogies"]["gender"]["spaces"]) == {"layer 1", "layer 2", "layer 3"}
+
 
 def test_the_demo_leaves_other_runs_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "book.txt"

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 from llamita.runs.folder import Run
-from llamita.text.storyworld import StoryWorld
 from tests.cli.command_line import llamita
 
 
@@ -49,14 +48,3 @@ def test_what_is_wrong_is_told(tiny_run: Run, tmp_path: Path) -> None:
     (tmp_path / "one").write_text("the a\n")
     nothing = llamita("probe", tiny_run.path, "--analogies", tmp_path / "one")
     assert nothing.code == 1 and "give at least two pairs a family" in nothing.err
-
-
-def test_a_story_run_is_asked_what_its_grammar_makes_true(tmp_path: Path) -> None:
-    run = tmp_path / "demo"
-    short = ("--training.steps", 2, "--precision", "fp32", "--training.eval-every", 2, "--training.batch-size", 2)
-    assert llamita("demo", "--run", run, *short).code == 0
-    found = llamita("probe", run, "--json").json
-    families = StoryWorld().analogies()
-    assert set(found["analogies"]) == set(families) and set(found["probes"]) == {"animacy", "gender", "plural"}
-    assert found["analogies"]["gender"]["ppmi"] > 0.9
-    assert set(found["analogies"]["gender"]["spaces"]) == {"layer 1", "layer 2", "layer 3"}

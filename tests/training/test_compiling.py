@@ -93,14 +93,13 @@ def test_a_torch_that_keeps_what_it_would_compute_again_compiles_nothing(monkeyp
 
 
 KEPT = """
-import torch
-from torch._dynamo.utils import counters
 from llamita.model.transformer import LLaMaTransformer
 from llamita.training.evaluate import DeviceBatch
 from tests.model.tiny import random_tokens, tiny_config
 from tests.training.test_compiling import COMPILED, loss_function
-tokens = random_tokens(2, 8)
-loss_function(COMPILED)(LLaMaTransformer(tiny_config(n_layers=1)), DeviceBatch(tokens, tokens, None)).backward()
+tokens, loss = random_tokens(2, 8), loss_function(COMPILED)
+loss(LLaMaTransformer(tiny_config(n_layers=1)), DeviceBatch(tokens, tokens, None)).backward()
+from torch._dynamo.utils import counters  # which loads the compiler, and with it a cache where none is set yet
 print({name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("bypass", "hit")})
 """
 

@@ -112,6 +112,9 @@ def test_a_compiled_run_is_half_of_it_and_the_other_half(paragraphs: Path, tmp_p
     assert done.returncode == 0, done.stderr
 
 
+SLOW = pytest.mark.slow
+
+
 def killed_at(run: Run, call: int) -> None:
     """Train in a process of its own, which dies as by `kill -9` when it asks for the loss for so many-th time."""
 
@@ -129,7 +132,9 @@ def killed_at(run: Run, call: int) -> None:
     assert ended(forked(train)) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("kind", ["bpe", "word", "char", "byte"])
+@pytest.mark.parametrize(
+    "kind", ["bpe", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("word", "char", "byte"))]
+)
 def test_200_steps_are_100_a_kill_in_mid_accumulation_and_100(kind: str, paragraphs: Path, tmp_path: Path) -> None:
     settings = {"training.steps": 200, "training.save_every": 25, "training.log_every": 10, "tokenizer.kind": kind}
     whole, killed = twins(tmp_path, paragraphs, settings | {"training.micro_batch_size": 2})
