@@ -113,7 +113,13 @@ class Stepper:
         return train_step(self._model, self._optimizer, batches, tokens, self._config, self._guard, self._loss_function)
 
     def _with_as_many_starts(self, batches: Sequence[DeviceBatch]) -> list[DeviceBatch]:
-        """The batches with as many starts of documents as the most so far had: another number is another graph."""
+        """The batches with as many starts of documents as the most so far had: another number is another graph.
+
+        Not in a deterministic run, where attention adds up in an order that depends on it, and a resumed run wouldn't
+        have seen the same ones.
+        """
+        if self._config.training.deterministic:
+            return list(batches)
         self._most_starts = max([self._most_starts, *(len(one.starts) for one in batches if one.starts is not None)])
         return [_padded(one, self._most_starts) for one in batches]
 
@@ -173,8 +179,12 @@ def captured(work: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None],
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 result = work()
         except BaseException:
+            device = torch.cuda.current_device()
             with contextlib.suppress(RuntimeError):  # it has ended cleanly
-                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+                torch._C._cuda_endAllocateToPool(device, pool)
+            # Random numbers, which torch 2.11 would take for those of a recording ever after.
+            draw = torch.cuda.default_generators[device]
+            draw.graphsafe_set_state(draw.clone_state())
             raise
     return graph.replay, result
 

@@ -118,13 +118,22 @@ def losses_of(steps: int, *, kernels: bool = True, **changes: Any) -> list[float
 @pytest.mark.gpu
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training__compile": False},
+        {"training__compile": True},
+        {"training__compile": True, "training__precision": "fp8"},
+        {"training__compile": False, "training__recompute_layers": 2},
+    ],
+)
 def test_replayed_steps_are_the_same_to_the_last_bit(
-    accumulation: int, documents: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    accumulation: int, documents: bool, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(
-        **{"training__device": "cuda", "training__precision": "bf16", "training__compile": compiled},
-        **{"model__n_embd": 128, "model__n_heads": 4, "optimizer__clip": 1.0},
+        **{"training__device": "cuda", "training__precision": "bf16"}
+        | {"model__n_embd": 128, "model__n_heads": 4, "optimizer__clip": 1.0}
+        | changes
     )
     torch.use_deterministic_algorithms(True)
     loss, captures, found = loss_function(config.training), [], []
@@ -202,7 +211,8 @@ def test_steps_of_two_shapes_share_memory_and_not_results() -> None:
 
 
 @pytest.mark.gpu
-def test_a_loss_that_waits_for_the_gpu_is_not_recorded_and_taught_by(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("why", ["it waits for the GPU", "there is no memory"])
+def test_what_cannot_be_recorded_is_taught_by(why: str, caplog: pytest.LogCaptureFixture) -> None:
     config = small_config(training__device="cuda", training__precision="bf16")
 
     def told(records: bool) -> list[float]:
@@ -213,7 +223,10 @@ def test_a_loss_that_waits_for_the_gpu_is_not_recorded_and_taught_by(caplog: pyt
 
         def loss(model: LLaMaTransformer, batch: DeviceBatch) -> torch.Tensor:
             value = batch_loss(model, batch)
-            waiting.append(value.item())
+            if why == "it waits for the GPU":
+                waiting.append(value.item())
+            elif torch.cuda.is_current_stream_capturing():
+                torch.empty(1 << 50, device="cuda")
             return value
 
         with pytest.MonkeyPatch.context() as patch:

@@ -110,6 +110,27 @@ def test_each_shape_has_a_recording_of_its_own_up_to_so_many(recorded: Recorded)
     assert_same(found, plainly(steps()))
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_deterministic_run_sees_as_many_documents_as_there_are(deterministic: bool, recorded: Recorded) -> None:
+    config = small_config(training__deterministic=deterministic)
+    model = LLaMaTransformer(config.model)
+    (few, count), seen = batches(0, documents=True)[0], []
+    pairs = np.arange(64).reshape(2, 32) // 2
+    many = replace(few, documents=torch.from_numpy(pairs), starts=torch.from_numpy(document_starts(pairs)))
+    given = [(batch, count) for batch in (many, few, many, few)]
+
+    def loss(model: LLaMaTransformer, batch: DeviceBatch) -> Tensor:
+        seen.append(0 if batch.starts is None else len(batch.starts))
+        return batch_loss(model, batch)
+
+    stepper = Stepper(model, build_optimizer(model, config.optimizer), config, Guard(CPU, None), loss)
+    for one in given:
+        stepper([one], 1e-3)
+    lengths = [len(batch.starts) for batch, _ in given if batch.starts is not None]
+    assert min(lengths) < max(lengths) <= 4 * min(lengths)  # or it would be shorter
+    assert seen == (lengths if deterministic else [max(lengths)] * len(lengths))
+
+
 def test_a_step_that_is_skipped_is_skipped_in_a_replay_too(recorded: Recorded) -> None:
     def steps() -> list[Batches]:
         found = [batches(number) for number in range(8)]
