@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -40,9 +41,8 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     folder = cache_folder()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault(_CACHE, str(folder))
-    # A graph for each length of `document_starts`, of which there are more than torch expects. Its compiler is loaded
-    # here, and sets the cache if nobody has.
+        os.environ[_CACHE] = str(folder)
+    # A graph for each length of `document_starts`, of which there are more than torch expects.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     # Off by torch's default; without it a graph that was kept is traced and split all the same.
     torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
@@ -53,6 +53,7 @@ def loss_function(training: TrainingConfig) -> LossFunction:
 def cache_folder() -> Path:
     """Where compiled graphs are kept: what torch was told, else a folder of the user's that outlives a reboot."""
     told, caches = os.environ.get(_CACHE), os.environ.get("XDG_CACHE_HOME")
-    if told:
+    # Of which torch names one as soon as its compiler is loaded, as by an optimizer's first step.
+    if told and not told.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
         return Path(told)
     return (Path(caches) if caches else Path(os.path.expanduser("~")) / ".cache") / "llamita" / "compiled"

@@ -23,7 +23,7 @@ from llamita.runs.saving import Saver
 from llamita.text.batches import Position
 from llamita.text.shards import open_corpora
 from llamita.training.compiling import loss_function
-from llamita.training.evaluate import evaluate, to_device
+from llamita.training.evaluate import LossFunction, evaluate, to_device
 from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.giving_up import give_up
 from llamita.training.guard import Guard
@@ -65,7 +65,6 @@ class Session:
         if found is not None:
             check_shape(found, self.config.model)
         self._batches = batches_of(self.corpora.train, self.config)
-        self._loss = loss_function(training)  # first: torch's compiler, loaded before, has another cache
         self._start: Preflight | None = None
         if found is None:
             first = to_device(self._batches.batch(Position())[0], torch.device(training.device))
@@ -130,13 +129,14 @@ class Session:
             yield start
         if self.state.step == 0:
             yield from self._evaluate()
-        while (yield from self._train_until_rewound(should_stop)):
+        loss = loss_function(self.config.training)
+        while (yield from self._train_until_rewound(loss, should_stop)):
             pass
 
-    def _train_until_rewound(self, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
+    def _train_until_rewound(self, loss: LossFunction, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
         """Train to the end or to a stop; true if the run went back instead and has to go on from there."""
         training = self.config.training
-        steps = train(self.model, self.optimizer, self._batches, self.config, self.state, self._loss, self.guard)
+        steps = train(self.model, self.optimizer, self._batches, self.config, self.state, loss, self.guard)
         for self.state, metrics in steps:
             step, last = self.state.step, self.state.step == training.steps
             if metrics is not None:

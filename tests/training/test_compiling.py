@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.torch_version import TorchVersion
 
 from llamita.config import TrainingConfig
@@ -42,6 +43,15 @@ def test_another_place_is_kept_to(home: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(home / "mine"))
     loss_function(COMPILED)
     assert cache_folder() == home / "mine" == Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+
+
+def test_what_torch_names_when_its_compiler_is_loaded_is_nobodys_wish(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+    assert cache_folder() == home / ".cache/llamita/compiled"
+    loss_function(COMPILED)
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder()
 
 
 def test_where_nothing_can_be_written_torch_decides(home: Path) -> None:
@@ -93,13 +103,14 @@ def test_a_torch_that_keeps_what_it_would_compute_again_compiles_nothing(monkeyp
 
 
 KEPT = """
+import torch._dynamo  # which names a cache where none is set yet, and which an optimizer's first step loads
 from llamita.model.transformer import LLaMaTransformer
 from llamita.training.evaluate import DeviceBatch
 from tests.model.tiny import random_tokens, tiny_config
 from tests.training.test_compiling import COMPILED, loss_function
 tokens, loss = random_tokens(2, 8), loss_function(COMPILED)
 loss(LLaMaTransformer(tiny_config(n_layers=1)), DeviceBatch(tokens, tokens, None)).backward()
-from torch._dynamo.utils import counters  # which loads the compiler, and with it a cache where none is set yet
+from torch._dynamo.utils import counters
 print({name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("bypass", "hit")})
 """
 
@@ -114,3 +125,4 @@ def test_the_next_process_takes_the_graph_that_was_kept(home: Path) -> None:
         for _ in range(2)
     ]
     assert told == [str({"bypass": 0, "hit": hit}) for hit in (0, 1)]
+    assert {"aotautograd", "fxgraph"} <= {item.name for item in (home / ".cache/llamita/compiled").iterdir()}

@@ -112,19 +112,6 @@ def test_a_compiled_run_is_half_of_it_and_the_other_half(paragraphs: Path, tmp_p
     assert done.returncode == 0, done.stderr
 
 
-def test_the_cache_of_graphs_is_set_before_a_batch_loads_the_compiler(
-    paragraphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, done = small_run(tmp_path / "run", paragraphs, {}), []
-    for name in ("loss_function", "to_device"):
-        real = getattr(session_module, name)
-        monkeypatch.setattr(
-            session_module, name, lambda *given, name=name, real=real: (done.append(name), real(*given))[1]
-        )
-    Session(run)
-    assert done == ["loss_function", "to_device"]
-
-
 SLOW = pytest.mark.slow
 
 
