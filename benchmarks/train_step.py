@@ -19,6 +19,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
@@ -152,11 +153,13 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     losses: dict[str, list[float]] = {}
+    processes: list[SpawnProcess] = []
     tricks = TRICKS if options.without == "all" else filter(None, options.without.split(","))
     for name in ["llamita", *filter(None, options.against.split(",")), *(f"without {trick}" for trick in tricks)]:
         here, there = context.Pipe()
         arguments = (name, shape, device, options.steps, there, options.attention, options.documents)
-        context.Process(target=serve, args=arguments, daemon=True).start()
+        processes.append(context.Process(target=serve, args=arguments, daemon=True))
+        processes[-1].start()
         there.close()  # so that one who dies is missed
         said = answer(name, here)
         print(json.dumps(said), flush=True)
@@ -175,6 +178,8 @@ def main() -> None:
                 rows[name].append(row)
     for pipe in pipes.values():
         pipe.send("end")
+    for process in processes:
+        process.join(timeout=10)
     asked = {"shape": options.shape, "documents": options.documents}
     print(json.dumps({**asked, **summary(device, rows), "loss_differences": differences(losses)}))
     if "llamita" not in pipes:

@@ -47,15 +47,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Bars, each shape's own scale: 1 is llamita in bf16."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
-    there = [name for name in NAMES if any(name in row["medians"] for row in rows)]
-    width = 0.8 / len(there)
-    for number, name in enumerate(there):
-        shares = [row["medians"].get(name, 0) / row["medians"]["llamita"] for row in rows]
-        places = [at + (number - (len(there) - 1) / 2) * width for at in range(len(rows))]
-        bars = axes.bar(places, shares, width, label=NAMES[name], color=f"C{number}")
-        speeds = [row["medians"].get(name) for row in rows]
-        labels = ["" if speed is None else f"{speed / 1000:,.0f} k" for speed in speeds]
-        axes.bar_label(bars, labels, fontsize=7, padding=1)
+    named = [[name for name in NAMES if name in row["medians"]] for row in rows]
+    width = 0.8 / max(map(len, named))
+    for color, name in enumerate(NAMES):
+        found = [(at, row["medians"]) for at, row in enumerate(rows) if name in row["medians"]]
+        if found:
+            places = [at + (named[at].index(name) - (len(named[at]) - 1) / 2) * width for at, _ in found]
+            shares = [speeds[name] / speeds["llamita"] for _, speeds in found]
+            bars = axes.bar(places, shares, width, label=NAMES[name], color=f"C{color}")
+            axes.bar_label(bars, [f"{speeds[name] / 1000:,.0f} k" for _, speeds in found], fontsize=7, padding=1)
     axes.set_xticks(range(len(rows)), [title(row) for row in rows])
     axes.set(ylabel="tokens a second over llamita's in bf16", ylim=(0, 1.6), title=rows[0]["device"])
     axes.legend(ncols=2, fontsize=8)

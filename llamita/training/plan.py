@@ -12,7 +12,7 @@ from llamita.training.hardware import autocast
 
 _MANY_EPOCHS = 4
 _LARGE_TABLE_SHARE = 0.4
-_PROBE_TOKENS = 1024
+_PROBE_TOKENS, _GPU_PROBE_TOKENS = 1024, 16384  # of fewer, a GPU only waits for Python
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
@@ -105,8 +105,9 @@ def seconds_per_step(config: RunConfig) -> float:
 
 def _probed_seconds(config: RunConfig) -> float:
     model, training = config.model, config.training
-    rows = max(min(_PROBE_TOKENS // model.max_seq_len, training.micro_batch_size), 1)
-    seq_len = min(model.max_seq_len, _PROBE_TOKENS)
+    most = _GPU_PROBE_TOKENS if training.device == "cuda" else _PROBE_TOKENS
+    rows = max(min(most // model.max_seq_len, training.micro_batch_size), 1)
+    seq_len = min(model.max_seq_len, most)
     device = torch.device(training.device)
     block = DecoderBlock(model, 0).to(device)
     x = torch.randn(rows, seq_len, model.n_embd, device=device, requires_grad=True)
