@@ -114,13 +114,13 @@ def llamita(shape: Shape, device: str, documents: int | None = None, precision: 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         numbers, starts = (None, None) if documents is None else numbered(len(inputs), shape.seq_len, documents, device)
         batch = DeviceBatch(inputs, targets, numbers, starts)
-        return steppers[-1]([(batch, targets.numel())], LR)[0]
+        return stepper([(batch, targets.numel())], LR)[0]
 
     def moved() -> None:
-        steppers[:] = [Stepper(model, optimizer, config, guard, loss)]
+        nonlocal stepper
+        stepper = Stepper(model, optimizer, config, guard, loss)
 
-    steppers: list[Stepper] = []
-    moved()
+    stepper = Stepper(model, optimizer, config, guard, loss)
     return Candidate(model, optimizer, step, moved)
 
 

@@ -7,7 +7,7 @@ Every candidate has a process of its own, which compiles once; then they take tu
 measuring waits in host memory. All get the same weights at first, the same batches and the same optimizer, so their
 losses must agree (but for `--documents`, which rivals don't keep apart). Each chooses among `--rows` the batch that it
 is fastest with. Prints one JSON line a candidate and round, then one with medians, spread and ratios. Rivals are those
-that are installed.
+that are installed; no rival's step is recorded as a CUDA graph, since none does it.
 """
 
 import argparse

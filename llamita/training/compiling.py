@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-import tempfile
+import sys
 from pathlib import Path
 
 import torch
@@ -53,7 +53,8 @@ def loss_function(training: TrainingConfig) -> LossFunction:
 def cache_folder() -> Path:
     """Where compiled graphs are kept: what torch was told, else a folder of the user's that outlives a reboot."""
     told, caches = os.environ.get(_CACHE), os.environ.get("XDG_CACHE_HOME")
-    # Of which torch names one as soon as its compiler is loaded, as by an optimizer's first step.
-    if told and not told.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
+    # Torch itself names one as soon as its compiler is loaded, as by an optimizer's first step.
+    compiler = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
+    if told and not (compiler and told == compiler.default_cache_dir()):
         return Path(told)
     return (Path(caches) if caches else Path(os.path.expanduser("~")) / ".cache") / "llamita" / "compiled"

@@ -78,7 +78,8 @@ def train(
     """Train from `state` to config.training.steps; gives the state after each step, metrics every log_every.
 
     `batches` yields micro-batches. Leaving the iterator between two steps is always safe; sending it True gives
-    the metrics since the last report first. UserError for a tie that is broken.
+    the metrics since the last report first. UserError for a tie that is broken. On a GPU, where steps are recorded,
+    what else of model and optimizer is changed between two steps may go unnoticed: begin anew after it.
     """
     check_tie(model, optimizer)
     make_ready(model, config)

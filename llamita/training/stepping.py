@@ -129,13 +129,15 @@ class Stepper:
         due = self._seen[shapes] > WARMUP_STEPS and len(self._recordings) < _MOST_RECORDINGS
         if due and shapes not in self._recordings:
             try:
+                _check_free_memory(self._config, self._device)
                 with _capturable(self._optimizer):
                     self._recordings[shapes] = _Recording(self._step, batches, tokens, self._pool)
             except RuntimeError as error:
-                reason = str(error.__context__ or error).partition("\n")[0]
-                _log.warning("training goes on without a CUDA graph: %s", reason)
+                # What the work raised, rather than what ending its recording did then.
+                first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+                _log.warning("training goes on without a CUDA graph: %s", str(first).partition("\n")[0])
                 self._optimizer.zero_grad(set_to_none=True)
-                self._recordings.clear()  # and with them the memory that they keep
+                self._recordings.clear()  # and the memory that they keep, for plain steps need it
                 self._records = False
         return self._recordings.get(shapes)
 
@@ -153,7 +155,7 @@ class _Recording:
         tokens: Tensor,
         pool: Any,
     ) -> None:
-        self._batches, self._tokens = [copy.deepcopy(batch) for batch in batches], tokens.clone()
+        self._batches, self._tokens = [copy.deepcopy(batch) for batch in batches], tokens
         self._again, self._figures = captured(lambda: step(self._batches, self._tokens), pool)
 
     def replay(self, batches: Sequence[DeviceBatch], tokens: Tensor) -> Tensor:
@@ -224,9 +226,29 @@ def _can_record(
         return False
     # What others do in Python, in hooks or a loss of their own, wouldn't be done again.
     known = getattr(loss_function, "_torchdynamo_orig_callable", loss_function) is batch_loss
-    fused = isinstance(optimizer, torch.optim.Adam) and all(group["fused"] for group in optimizer.param_groups)
+    fused = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and all(
+        group["fused"] for group in optimizer.param_groups
+    )
+    # torch records on the device that it is at, and on the one of the first recording.
+    stream = torch.cuda.graph.default_capture_stream
+    here = device.index in (None, torch.cuda.current_device()) and (stream is None or stream.device == device)
+    room = _ROOM * torch.cuda.get_device_properties(device).total_memory
+    return known and fused and here and not _hooked(model, optimizer) and training_memory(config) < room
+
+
+def _hooked(model: LLaMaTransformer, optimizer: torch.optim.Optimizer) -> bool:
     hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     for module in model.modules():
-        hooks += [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks]
-    room = _ROOM * torch.cuda.get_device_properties(device).total_memory
-    return known and fused and not any(hooks) and training_memory(config) < room
+        hooks += [module._forward_hooks, module._forward_pre_hooks]
+        hooks += [module._backward_hooks, module._backward_pre_hooks]
+    for weight in model.parameters():
+        hooks += [weight._backward_hooks, weight._post_accumulate_grad_hooks]
+    return any(hooks)
+
+
+def _check_free_memory(config: RunConfig, device: torch.device) -> None:
+    """RuntimeError if others have left too little for a recording and the plain steps beside it."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, wanted = torch.cuda.mem_get_info(device)[0] + kept, training_memory(config)
+    if free < wanted:
+        raise RuntimeError(f"{free / 2**30:.1f} GiB of the GPU's memory are free, {wanted / 2**30:.1f} wanted")

@@ -66,6 +66,13 @@ def test_a_spike_is_far_above_the_last_figures_never_below(loss: float, norm: fl
     assert judged(settled(), loss, norm) == verdict
 
 
+def test_a_guard_judges_where_it_lies() -> None:
+    guard = Guard(torch.device("cpu"), 6.0)
+    before = {name: value.data_ptr() for name, value in guard.tensors().items()}
+    guard.judge(torch.tensor(1.0), torch.tensor(1.0))
+    assert {name: value.data_ptr() for name, value in guard.tensors().items()} == before
+
+
 def test_nothing_is_called_a_spike_before_the_window_is_full_or_where_it_is_off() -> None:
     assert judged(settled(steps=127), 100.0, 1e6) == 0
     assert judged(settled(max_z_score=None), 100.0, 1e6) == 0

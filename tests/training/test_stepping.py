@@ -17,6 +17,7 @@ from llamita.training.compiling import loss_function
 from llamita.training.evaluate import DeviceBatch, batch_loss, document_starts
 from llamita.training.guard import Guard
 from llamita.training.optimizer import build_optimizer
+from llamita.training.plan import training_memory
 from llamita.training.stepping import WARMUP_STEPS, Stepper
 from tests.model.tiny import random_tokens
 from tests.training.tiny_runs import small_config
@@ -43,6 +44,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
     monkeypatch.setattr(stepping, "captured", captured)
     monkeypatch.setattr(stepping, "_can_record", lambda *_: True)
+    monkeypatch.setattr(stepping, "_check_free_memory", lambda *_: None)
     monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
     return found
 
@@ -64,13 +66,17 @@ def batches(step: int, accumulation: int = 1, rows: int = 2, documents: bool = F
     return found
 
 
-def learnt(steps: list[Batches]) -> Learnt:
-    """What a model's steps told, and where its weights and its guard are after them."""
-    config = small_config(optimizer__clip=1.0)
+def new_stepper(**changes: Any) -> tuple[Stepper, LLaMaTransformer, Guard]:
+    config = small_config(**{"optimizer__clip": 1.0} | changes)
     torch.manual_seed(0)
     model = LLaMaTransformer(config.model)
-    optimizer, guard = build_optimizer(model, config.optimizer), Guard(CPU, 6.0)
-    stepper, told = Stepper(model, optimizer, config, guard), []
+    guard = Guard(CPU, 6.0)
+    return Stepper(model, build_optimizer(model, config.optimizer), config, guard), model, guard
+
+
+def learnt(steps: list[Batches]) -> Learnt:
+    """What a model's steps told, and where its weights and its guard are after them."""
+    (stepper, model, guard), told = new_stepper(optimizer__table_lr_ratio=3.0), []
     for number, given in enumerate(steps):
         told.append(stepper(given, 2**-10 * (1 + number % 8)))  # the same in 32 bits
         for batch, _ in given:
@@ -180,6 +186,62 @@ def test_where_nothing_can_be_recorded_training_goes_on(
     ]
 
 
+def test_a_recording_that_fails_leaves_no_gradients_and_no_other_recordings(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepper, model, _ = new_stepper()
+    for number in range(WARMUP_STEPS + 2):
+        assert stepper(batches(number), 1e-3)[2] == 0
+    assert len(stepper._recordings) == 1
+
+    def refused(work: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, torch.nan)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(stepping, "captured", refused)
+    verdicts = [int(stepper(batches(number, rows=3), 1e-3)[2]) for number in range(WARMUP_STEPS + 3)]
+    assert not any(verdicts) and not stepper._recordings
+    assert stepper(batches(0), 1e-3)[2] == 0 and len(recorded) == 1
+
+
+def test_batches_stay_as_they_were_given(recorded: Recorded) -> None:
+    stepper, given = new_stepper()[0], [batches(number) for number in range(3)]
+    before = [one[0][0].inputs.clone() for one in given]
+    for number in range(12):
+        stepper(given[number % 3], 1e-3)
+    assert len(recorded) == 1
+    assert all(torch.equal(one[0][0].inputs, old) for one, old in zip(given, before, strict=True))
+
+
+def test_a_step_without_targets_is_no_reason_to_stop(recorded: Recorded) -> None:
+    batch = batches(0)[0][0]
+    nothing = replace(batch, targets=torch.full_like(batch.targets, IGNORE))
+    stepper = new_stepper()[0]
+    assert [int(stepper([(nothing, 0)], 1e-3)[2]) for _ in range(WARMUP_STEPS + 2)] == [0] * (WARMUP_STEPS + 2)
+
+
+@pytest.mark.parametrize("factor", [2, 64])
+def test_starts_are_filled_up_with_empty_documents_and_not_without_end(factor: int) -> None:
+    batch = batches(0, documents=True)[0][0]
+    assert batch.starts is not None
+    length = len(batch.starts)
+    filled = stepping._padded(batch, factor * length).starts
+    assert filled is not None and len(filled) == length * min(factor, 4) and filled.dtype == batch.starts.dtype
+    assert torch.equal(filled[:length], batch.starts) and (filled[length:] == batch.inputs.numel()).all()
+
+
+def test_nothing_is_recorded_where_others_have_taken_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, free = small_config(training__device="cuda"), 0
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (free, 1 << 40))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 3 << 20)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda _: 2 << 20)
+    with pytest.raises(RuntimeError, match=r"0\.0 GiB of the GPU's memory are free"):
+        stepping._check_free_memory(config, torch.device("cuda"))
+    free = training_memory(config) - (1 << 20)
+    stepping._check_free_memory(config, torch.device("cuda"))
+
+
 def patched_while(patch: pytest.MonkeyPatch, other: Any, step: Any, work: Callable[[], Any]) -> Any:
     """The work with another step in the place of the real one: recording takes none."""
     patch.setattr(stepping, "train_step", other)
@@ -196,6 +258,7 @@ def test_only_the_librarys_own_loss_and_optimizer_are_recorded_and_where_there_i
     model = LLaMaTransformer(config.model)
     adamw = build_optimizer(model, config.optimizer)
     memory = 1 << 40
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
     compiled = torch.compile(batch_loss, backend="eager")
     for known in (batch_loss, compiled, loss_function(config.training)):
@@ -204,9 +267,23 @@ def test_only_the_librarys_own_loss_and_optimizer_are_recorded_and_where_there_i
     assert not stepping._can_record(gpu, model, adamw, config, lambda model, batch: 2 * batch_loss(model, batch))
     assert not stepping._can_record(gpu, model, torch.optim.SGD(model.parameters()), config, batch_loss)
     assert not stepping._can_record(gpu, model, torch.optim.AdamW(model.parameters()), config, batch_loss)
-    hook = model.norm.register_forward_hook(lambda *_: None)
-    assert not stepping._can_record(gpu, model, adamw, config, batch_loss)
-    hook.remove()
-    assert stepping._can_record(gpu, model, adamw, config, batch_loss)
+    for register in (
+        model.norm.register_forward_hook,
+        model.norm.register_forward_pre_hook,
+        model.norm.register_full_backward_hook,
+        model.norm.register_full_backward_pre_hook,
+        model.norm.weight.register_hook,
+        model.norm.weight.register_post_accumulate_grad_hook,
+        adamw.register_step_pre_hook,
+        adamw.register_step_post_hook,
+    ):
+        hook = register(lambda *_: None)
+        assert not stepping._can_record(gpu, model, adamw, config, batch_loss)
+        hook.remove()
+        assert stepping._can_record(gpu, model, adamw, config, batch_loss)
+    assert not stepping._can_record(torch.device("cuda:1"), model, adamw, config, batch_loss)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("torch.cuda.graph.default_capture_stream", SimpleNamespace(device=torch.device("cuda:1")))
+        assert not stepping._can_record(gpu, model, adamw, config, batch_loss)
     memory = 1 << 20
     assert not stepping._can_record(gpu, model, adamw, config, batch_loss)
