@@ -29,7 +29,8 @@ from torch import Tensor
 from llamita.training.tuning import pinned
 
 WARMUP_STEPS = 6
-PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200: https://www.nvidia.com/en-us/data-center/h100/
+PEAK_FLOPS = 989e12  # dense bf16 of these: https://www.nvidia.com/en-us/data-center/h100/
+PEAKS_OF = ("H100 80GB HBM3", "H200")
 
 
 class Bench:
@@ -66,9 +67,14 @@ class Bench:
             "candidate": self.name,
             "rows": self.rows,
             "tokens_per_second": round(speed),
-            "mfu": round(speed * self.shape.flops_per_token / PEAK_FLOPS, 3),
+            "mfu": self.mfu(speed),
             "peak_gib": round(memory, 1),
         }
+
+    def mfu(self, speed: float) -> float | None:
+        """The share of the GPU's operations a second, as its maker says, that the model's are at this speed."""
+        known = self.device == "cuda" and any(name in torch.cuda.get_device_name() for name in PEAKS_OF)
+        return round(speed * self.shape.flops_per_token / PEAK_FLOPS, 3) if known else None
 
     def move(self, device: str) -> None:
         """Weights and moments to a device; what is compiled stays, what is recorded doesn't."""

@@ -1,6 +1,7 @@
 """`llamita bench`."""
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -14,9 +15,10 @@ from llamita.errors import UsageError, UserError
 from llamita.runs.folder import Run
 from llamita.training.compiling import why_not_compiled
 from llamita.training.hardware import choose_hardware
-from llamita.training.plan import count_parameters
+from llamita.training.plan import count_parameters, seconds_per_step
 from llamita.training.trial import IDLE, Measured
 from llamita.training.trial import measure as try_out
+from llamita.training.tuning import quickly_tuned
 
 
 def bench(
@@ -29,7 +31,8 @@ def bench(
 ) -> None:
     """Train on random tokens for a few seconds: tokens a second, memory, where the time goes, and what would help.
 
-    Nothing is written but the profile. Example: llamita bench --preset 124m --profile trace.json
+    Nothing is written but the profile, and compiled graphs where they are kept.
+    Example: llamita bench --preset 124m --profile trace.json
 
     Parameters
     ----------
@@ -44,12 +47,9 @@ def bench(
     """
     if not 0 < seconds <= 3600:
         raise UsageError(f"--seconds {seconds}: give more than 0 and at most 3600")
-    if run is not None and layers.merge(settings.asked())[1]:
-        raise UsageError("give --run or settings: a run is tried as it is")
-    config = Run.open(run).config() if run is not None else resolved(settings, ASSUMED_BYTES)[0]
-    choose_hardware(config.training.device, config.training.precision)  # a run may come from another machine
     if profile is not None and (profile.exists() or not profile.parent.is_dir()):
         raise UsageError(f"--profile {profile}: give a file that isn't there yet, in a folder that is")
+    config = in_time(_asked_for(run, settings, narrator(json).print), seconds, narrator(json).print)
     with live_line(narrator(json)) as line:
         try:
             found = try_out(config, seconds=seconds, trace=profile, progress=line.show)
@@ -72,6 +72,29 @@ def bench(
         out.print(f"trace: {profile}; open it at https://ui.perfetto.dev")
 
 
+def _asked_for(run: Path | None, settings: Settings, notify: Callable[[str], None]) -> RunConfig:
+    """A run's configuration, or what training would begin with, but for a micro-batch found by trials."""
+    if run is None:
+        return quickly_tuned(*resolved(settings, ASSUMED_BYTES), notify)
+    if layers.merge(settings.asked())[1]:
+        raise UsageError("give --run or settings: a run is tried as it is")
+    config = Run.open(run).config()
+    choose_hardware(config.training.device, config.training.precision)  # a run may come from another machine
+    return config
+
+
+def in_time(config: RunConfig, seconds: float, notify: Callable[[str], None]) -> RunConfig:
+    """The config with fewer rows a step where one of its own would take longer than all is to take."""
+    training = config.training
+    estimate = 0.0 if training.device == "cuda" else seconds_per_step(config)
+    rows = max(int(training.batch_size * seconds / estimate), 1) if estimate > seconds else training.batch_size
+    if rows == training.batch_size:
+        return config
+    rows = min(rows, training.micro_batch_size)
+    notify(f"a step of {training.batch_size} rows takes about {duration(estimate)} here: {rows} are measured instead")
+    return replace(config, training=replace(training, batch_size=rows, micro_batch_size=rows))
+
+
 def _batch(config: RunConfig) -> str:
     training, pieces = config.training, config.training.accumulation
     parts = f", in {pieces} parts" if pieces > 1 else ""
@@ -82,15 +105,17 @@ def _rows(config: RunConfig, found: Measured) -> dict[str, str]:
     reached = f"{found.flops_per_second / 1e12:.3g} TFLOP/s of the model, {_share(found, found.product_flops)} of the "
     reached += f"{found.product_flops / 1e12:.3g} that one large product reaches here"
     if found.data_sheet_flops is not None:
-        reached += f", {_share(found, found.data_sheet_flops)} of its data sheet's (MFU)"
+        reached += f", {_share(found, found.data_sheet_flops)} of its data sheet's in dense bf16 (MFU)"
+    # There the process with its libraries is what can be measured.
+    estimated = "estimated for a run that also saves" if config.training.device == "cpu" else "estimated"
     return {
         "on": f"{found.device}, {found.precision}, {'compiled' if found.compiled else 'not compiled'}",
         "parameters": f"{sum(count_parameters(config.model).values()):,}",
         "a step": f"{_batch(config)}: {1000 * found.seconds_per_step:.4g} ms, {found.spread:.1%} between rounds",
         "speed": f"{count(found.tokens_per_second)} tok/s",
         "operations": reached,
-        "": "counted: 6 a weight of every matrix product, causal attention once, no recomputation",
-        "memory": f"{found.peak_bytes / 2**30:.2f} GiB at the peak, estimated {found.estimated_bytes / 2**30:.2f}",
+        "": "counted: 6 a weight of every matrix product, the causal half of attention, no recomputation",
+        "memory": f"{found.peak_bytes / 2**30:.2f} GiB at the peak, {estimated} {found.estimated_bytes / 2**30:.2f}",
         "start": duration(found.start_seconds),
     }
 
@@ -118,8 +143,8 @@ def advice(config: RunConfig, found: Measured) -> list[str]:
         hints.append("--precision fp8: products of models of about 1 B take less time so; compare the losses")
     idle = found.shares.get(IDLE, 0.0)
     if idle > _MUCH_IDLE:
-        more = "more rows at a time (--training.micro-batch-size)" if rows < _SMALL_BATCH else "--training.compile"
-        hints.append(f"{idle:.0%} of a step nothing computes: {more}")
+        more = ": more rows at a time (--training.micro-batch-size)" if rows < _SMALL_BATCH else ""
+        hints.append(f"{idle:.0%} of a step nothing computes{more}")
     elif training.accumulation > 1 and rows < _SMALL_BATCH and training.device == "cuda":
         hints.append(f"{rows:,} tokens at a time are few for a GPU: a larger --training.micro-batch-size")
     if head > _HEAD * (head + products):

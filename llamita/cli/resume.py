@@ -1,6 +1,7 @@
 """`llamita resume`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from llamita.tracking.tracked import check_trackers
 from llamita.training.hardware import choose_hardware
 from llamita.training.schedule import lr_multiplier
 from llamita.training.session import Session
+from llamita.training.tuning import with_attention
 
 
 def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Settings(), json: bool = False) -> None:
@@ -37,7 +39,7 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
     with Stopping(console, same_command()) as stopping:
         opened = Run.open(run)
         before = opened.config()
-        config = _changed(opened, settings)
+        config = _changed(opened, settings, console.print)
         begin = opened.beginning(checkpoint)
         if opened.start is not None and before.training.steps == 0:
             raise UserError(f"{run} came without text; train on with: llamita train TEXT --from {run} --run NEW")
@@ -63,7 +65,7 @@ def resume(run: Path, *, checkpoint: str | None = None, settings: Settings = Set
         train_session(session, stopping, console, as_json=json)
 
 
-def _changed(run: Run, settings: Settings) -> RunConfig:
+def _changed(run: Run, settings: Settings, notify: Callable[[str], None]) -> RunConfig:
     """A run's config with what may change on resuming."""
     _, origin = layers.merge(settings.asked())
     for name in origin:
@@ -76,7 +78,8 @@ def _changed(run: Run, settings: Settings) -> RunConfig:
     values, _ = layers.merge([layers.from_file(run.config_file), *settings.asked()])
     config = layers.build(values)
     hardware = choose_hardware(config.training.device, config.training.precision)
-    return replace(config, training=replace(config.training, device=hardware.device, precision=hardware.precision))
+    config = replace(config, training=replace(config.training, device=hardware.device, precision=hardware.precision))
+    return with_attention(config, notify) if "training.attention" in origin else config
 
 
 def _announce_stretch(before: RunConfig, after: RunConfig, step: int, console: Console) -> None:

@@ -1,6 +1,6 @@
 """torch.compile as an option that says why it can't, instead of failing."""
 
-import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -12,8 +12,11 @@ from llamita.config import TrainingConfig
 from llamita.kernels import probe
 from llamita.training.evaluate import LossFunction, batch_loss
 
+_log = logging.getLogger(__name__)
+
 _MOST_GRAPHS = 64
 _RECOMPUTES = "2.12"
+_ROOM = 16 << 20  # bytes; about what the graphs of a large model take
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -38,16 +41,30 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     if not training.compile or why_not_compiled(training.device, training.recompute_layers):
         return batch_loss
     probe.try_out()
-    folder = cache_folder()
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ[_CACHE] = str(folder)
+    _keep_graphs()
     # A graph for each length of `document_starts`, of which there are more than torch expects.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     # Off by torch's default; without it a graph that was kept is traced and split all the same.
     torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     compiled: LossFunction = torch.compile(batch_loss, dynamic=False, fullgraph=True)
     return compiled
+
+
+def _keep_graphs() -> None:
+    """Have torch keep them in `cache_folder`, or where it does by itself if there is no room."""
+    folder = cache_folder()
+    probe_file = folder / f".{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe_file.write_bytes(bytes(_ROOM))
+        finally:
+            probe_file.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("compiled graphs can't be kept in %s: %s", folder, error.strerror)
+        os.environ.pop(_CACHE, None)
+    else:
+        os.environ[_CACHE] = str(folder)
 
 
 def cache_folder() -> Path:
@@ -57,4 +74,8 @@ def cache_folder() -> Path:
     compiler = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
     if told and not (compiler and told == compiler.default_cache_dir()):
         return Path(told)
-    return (Path(caches) if caches else Path(os.path.expanduser("~")) / ".cache") / "llamita" / "compiled"
+    return (
+        (Path(caches) if caches and os.path.isabs(caches) else Path(os.path.expanduser("~")) / ".cache")
+        / "llamita"
+        / "compiled"
+    )

@@ -30,7 +30,7 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def flops_per_token(config: ModelConfig) -> int:
-    """Floating-point operations of a training step a token: 6 a matrix weight, causal attention counted once."""
+    """Floating-point operations of a training step a token: 6 a matrix weight, and the causal half of attention."""
     parameters = count_parameters(config)
     matrices = parameters["attention"] + parameters["feed_forward"] + config.vocab_size * config.n_embd
     attention = config.n_layers * config.max_seq_len * config.n_heads * config.head_dim

@@ -41,8 +41,8 @@ _PROFILED_STEPS = 2
 _DOCUMENT = 256  # tokens of a document that isn't real, in the mean
 # Side of the product whose speed is taken for what a machine can do at most.
 _SIDE = {"cuda": 8192, "mps": 4096, "cpu": 1536}
-# Dense bf16, from NVIDIA's data sheets of the H100 (its H200 is the same chip) and the A100.
-_DATA_SHEETS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+# Dense bf16, from NVIDIA's data sheets of the H100 SXM (its H200 is the same chip) and the A100.
+_DATA_SHEETS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 
 # What a kernel of a GPU, or an operator on a CPU, belongs to, by parts of its name; the first that fits counts.
 _KINDS = {
@@ -63,7 +63,8 @@ class Measured:
     spread: of the rounds, the slowest over the fastest, less 1. start_seconds: until the first steps were done,
     compilation included. peak_bytes: above what was there before, estimated_bytes: by `training_memory`.
     flops_per_second: operations of the model, as `flops_per_token` counts. product_flops: what one large product
-    reaches here; data_sheet_flops: what the maker says, where that is known. shares: of a step, by what it is spent on.
+    reaches here, of fp32 or else of bf16; data_sheet_flops: what the maker says of bf16, where that is known.
+    shares: of a step, by what it is spent on.
     """
 
     device: str

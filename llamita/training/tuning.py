@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -43,14 +43,19 @@ _CLEARLY_BETTER, _PASSES = 0.8, 3
 _PROBE_SECONDS = 600
 
 
-def pinned(kernel: AttentionKernel) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def pinned(kernel: AttentionKernel) -> Iterator[None]:
     """The context in which scaled_dot_product_attention takes this kernel wherever it can, and others elsewhere."""
     if kernel in ("auto", "torch"):
-        return contextlib.nullcontext()
+        yield
+        return
     first = _KERNELS[kernel]
     others = [backend for backend in _KERNELS.values() if backend is not first]
-    context: contextlib.AbstractContextManager[None] = sdpa_kernel([first, *others], set_priority=True)
-    return context
+    # A graph that was compiled with another kernel, and kept, mustn't be taken for this one's.
+    tag = f"{torch.compiler.config.cache_key_tag} {kernel}"
+    keyed = torch.compiler.config.patch(cache_key_tag=tag)  # type: ignore[attr-defined]
+    with sdpa_kernel([first, *others], set_priority=True), keyed:
+        yield
 
 
 def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunConfig:
@@ -58,18 +63,9 @@ def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunCo
 
     origin: the name of the layer that each setting comes from.
     """
-    on_gpu, training = config.training.device == "cuda", config.training
-    if training.attention == "auto":
-        # Documents told by their starts go to a kernel of their own.
-        speeds = attention_seconds(config) if on_gpu and not config.data.mask_documents else {}
-        fastest: AttentionKernel = "torch"
-        if speeds:
-            fastest = min(speeds, key=lambda kernel: speeds[kernel])
-            told = ", ".join(f"{kernel} {1000 * seconds:.2f} ms" for kernel, seconds in speeds.items())
-            notify(f"attention: {fastest}, the fastest here of {told} a layer")
-        config = replace(config, training=replace(training, attention=fastest))
-    if not on_gpu:
-        return _tuned_to_cpu(config, origin, notify) if training.device == "cpu" else config
+    config = quickly_tuned(config, origin, notify)
+    if config.training.device != "cuda":
+        return config
     asked = origin.get("training.micro_batch_size", "default")
     free = asked in ("default", PICKED, THIS_MACHINE) or asked.startswith("preset ")
     if not free or not _worth_trying(config):
@@ -79,7 +75,30 @@ def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunCo
     if tried:
         told = ", ".join(f"{one} rows {1 / seconds:,.0f} tok/s" for one, seconds in sorted(tried.items()))
         notify(f"micro-batch: {rows} rows, the best here of {told}")
+    else:
+        notify("no micro-batch was found to fit: --training.recompute-layers N takes less memory")
     return replace(config, training=replace(config.training, micro_batch_size=rows))
+
+
+def quickly_tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunConfig:
+    """The part of `tuned` that takes no more than a few seconds: all but the micro-batch."""
+    config = with_attention(config, notify)
+    return _tuned_to_cpu(config, origin, notify) if config.training.device == "cpu" else config
+
+
+def with_attention(config: RunConfig, notify: Notify) -> RunConfig:
+    """The config with the attention kernel that is the fastest here, where it is "auto"."""
+    training = config.training
+    if training.attention != "auto":
+        return config
+    # Documents told by their starts go to a kernel of their own.
+    speeds = attention_seconds(config) if training.device == "cuda" and not config.data.mask_documents else {}
+    fastest: AttentionKernel = "torch"
+    if speeds:
+        fastest = min(speeds, key=lambda kernel: speeds[kernel])
+        told = ", ".join(f"{kernel} {1000 * seconds:.2f} ms" for kernel, seconds in speeds.items())
+        notify(f"attention: {fastest}, the fastest here of {told} a layer")
+    return replace(config, training=replace(training, attention=fastest))
 
 
 def _tuned_to_cpu(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunConfig:
@@ -168,6 +187,8 @@ def find_micro_batch(config: RunConfig, probe: Probe) -> tuple[int, dict[int, fl
     training = config.training
     most = max(_MOST_TOKENS // config.model.max_seq_len, 1)
     options = [n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0 and n <= most]
+    if training.precision == "fp8":  # whose products want an even number of tokens, as RunConfig does
+        options = [n for n in options if n * config.model.max_seq_len % 16 == 0]
     start = max((at for at, n in enumerate(options) if n <= training.micro_batch_size), default=0)
     tried: dict[int, float] = {}
 
@@ -178,7 +199,7 @@ def find_micro_batch(config: RunConfig, probe: Probe) -> tuple[int, dict[int, fl
             tried[rows] = seconds
         return seconds is not None
 
-    at = next((at for at in range(start, -1, -1) if fits(at)), None)
+    at = next((at for at in range(start, -1, -1) if options and fits(at)), None)
     if at is None:
         return training.micro_batch_size, {}
     if at == start:
@@ -200,8 +221,8 @@ def seconds_per_token(config: RunConfig) -> float | None:
         told = subprocess.run(
             command, input=layers.to_toml(config), capture_output=True, text=True, timeout=_PROBE_SECONDS, check=True
         )
-        found = json.loads(told.stdout)["seconds_per_token"]
-    except (subprocess.SubprocessError, OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(told.stdout.splitlines()[-1])["seconds_per_token"]
+    except (subprocess.SubprocessError, OSError, ValueError, LookupError, TypeError) as error:
         said = (getattr(error, "stderr", None) or repr(error)).strip().splitlines()
         _log.warning("a trial with %d rows at a time failed: %s", config.training.micro_batch_size, said[-1:])
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamita.cli.bench import advice
+from llamita.cli.bench import advice, in_time
 from llamita.runs.folder import Run
 from llamita.training.plan import flops_per_token, training_memory
 from llamita.training.trial import Measured
@@ -70,6 +70,23 @@ def test_a_run_of_another_machine_and_a_lack_of_memory_are_explained(
         assert refused.code == 2 and "--device cuda: this machine has none" in refused.err
 
 
+def test_where_a_step_takes_too_long_fewer_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    config = small_config(training__batch_size=512, training__micro_batch_size=128)
+    for estimate, batch, micro in ((5.0, 512, 128), (40.0, 128, 128), (160.0, 32, 32), (1e9, 1, 1)):
+        monkeypatch.setattr("llamita.cli.bench.seconds_per_step", lambda _, estimate=estimate: estimate)
+        training = in_time(config, 10.0, told.append).training
+        assert (training.batch_size, training.micro_batch_size) == (batch, micro)
+    assert len(told) == 3 and told[1] == "a step of 512 rows takes about 3 min here: 32 are measured instead"
+
+
+def test_what_nobody_asked_for_is_picked_as_training_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_with = []
+    monkeypatch.setattr("llamita.cli.bench.try_out", lambda config, **_: measured_with.append(config) or measured())
+    assert llamita("bench", *TINY).code == 0
+    assert measured_with[0].training.attention == "torch"
+
+
 def test_randomness_and_threads_stay_as_they_were() -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(5)
@@ -110,7 +127,8 @@ def test_advice_follows_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) 
         ({"training__compile": False}, {}, "--training.compile"),
         ({"training__precision": "fp32"}, {}, "--precision bf16"),
         ({"training__micro_batch_size": 8}, {}, "--training.micro-batch-size"),
-        ({"training__micro_batch_size": 8}, {"nothing, or Python": 0.3}, "30% of a step nothing computes"),
+        ({"training__micro_batch_size": 8}, {"nothing, or Python": 0.3}, "30% of a step nothing computes: more rows"),
+        ({}, {"nothing, or Python": 0.3}, "30% of a step nothing computes"),
         ({"model__vocab_size": 60000}, {}, "--tokenizer.vocab-size"),
     ):
         (hint,) = advice(small_config(**{**large, **changes}), measured(shares=shares or {"matrix products": 1.0}))

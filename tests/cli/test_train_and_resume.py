@@ -172,6 +172,11 @@ def test_what_a_run_began_with_cannot_be_changed(change: tuple[object, ...], cop
     assert copied_run.config_file.read_bytes() == before
 
 
+def test_an_attention_kernel_may_be_measured_again_and_is_kept(copied_run: Run) -> None:
+    assert llamita("resume", copied_run.path, "--training.attention", "auto", "--training.steps", 9).code == 0
+    assert copied_run.config().training.attention == "torch"
+
+
 def test_how_often_to_look_may_change(copied_run: Run) -> None:
     often = ("--training.eval-every", 1, "--training.log-every", 1, "--training.save-every", 1)
     told = llamita("resume", copied_run.path, "--training.steps", 11, *often, "--training.keep-last", 3)

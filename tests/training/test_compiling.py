@@ -40,9 +40,25 @@ def test_graphs_lie_in_the_users_cache_once_something_is_compiled(home: Path) ->
 def test_another_place_is_kept_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "caches"))
     assert cache_folder() == home / "caches/llamita/compiled"
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")  # to be ignored, by its specification
+    assert cache_folder() == home / ".cache/llamita/compiled"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(home / "mine"))
     loss_function(COMPILED)
     assert cache_folder() == home / "mine" == Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+
+
+def test_a_cache_that_takes_no_files_is_said_and_left_to_torch(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    full = home / ".cache/llamita/compiled"
+    full.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert loss_function(COMPILED) is not batch_loss
+    assert not os.environ.get("TORCHINDUCTOR_CACHE_DIR", "").startswith(str(home))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"compiled graphs can't be kept in {full}: No space left on device"
+    ]
+    loss_function(COMPILED)
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == full and not list(full.iterdir())
 
 
 def test_what_torch_names_when_its_compiler_is_loaded_is_nobodys_wish(
@@ -52,6 +68,8 @@ def test_what_torch_names_when_its_compiler_is_loaded_is_nobodys_wish(
     assert cache_folder() == home / ".cache/llamita/compiled"
     loss_function(COMPILED)
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir() + "-mine")
+    assert cache_folder() == Path(default_cache_dir() + "-mine")
 
 
 def test_where_nothing_can_be_written_torch_decides(home: Path) -> None:
@@ -103,13 +121,16 @@ def test_a_torch_that_keeps_what_it_would_compute_again_compiles_nothing(monkeyp
 
 
 KEPT = """
+import sys
 import torch._dynamo  # which names a cache where none is set yet, and which an optimizer's first step loads
 from llamita.model.transformer import LLaMaTransformer
 from llamita.training.evaluate import DeviceBatch
+from llamita.training.tuning import pinned
 from tests.model.tiny import random_tokens, tiny_config
 from tests.training.test_compiling import COMPILED, loss_function
 tokens, loss = random_tokens(2, 8), loss_function(COMPILED)
-loss(LLaMaTransformer(tiny_config(n_layers=1)), DeviceBatch(tokens, tokens, None)).backward()
+with pinned(sys.argv[1]):
+    loss(LLaMaTransformer(tiny_config(n_layers=1)), DeviceBatch(tokens, tokens, None)).backward()
 from torch._dynamo.utils import counters
 print({name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("bypass", "hit")})
 """
@@ -117,12 +138,12 @@ print({name: counters["aot_autograd"][f"autograd_cache_{name}"] for name in ("by
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_not_compiled("cpu") is not None, reason="no compiler")
-def test_the_next_process_takes_the_graph_that_was_kept(home: Path) -> None:
+def test_the_next_process_takes_the_graph_that_was_kept_unless_another_kernel_is_pinned(home: Path) -> None:
     told = [
         subprocess.run(
-            [sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, "-c", KEPT, kernel], capture_output=True, text=True, check=True, cwd=ROOT
         ).stdout.strip()
-        for _ in range(2)
+        for kernel in ("flash", "flash", "math")
     ]
-    assert told == [str({"bypass": 0, "hit": hit}) for hit in (0, 1)]
+    assert told == [str({"bypass": 0, "hit": hit}) for hit in (0, 1, 0)]
     assert {"aotautograd", "fxgraph"} <= {item.name for item in (home / ".cache/llamita/compiled").iterdir()}

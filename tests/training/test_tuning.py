@@ -67,6 +67,19 @@ def test_what_is_found_divides_the_batch_and_was_tried(batch: int, micro: int, s
     assert all(batch % one == 0 for one in tried)
 
 
+def test_in_fp8_only_even_numbers_of_tokens_are_tried() -> None:
+    tried = []
+
+    def only_one_fits(config: RunConfig) -> float | None:
+        tried.append(config.training.micro_batch_size)
+        return None
+
+    config = batch_of(512, 32, 1000)
+    config = replace(config, training=replace(config.training, precision="fp8"))
+    assert find_micro_batch(config, only_one_fits) == (32, {})
+    assert tried == [32, 16, 8, 4, 2]  # 1,000 is no multiple of 16
+
+
 def test_no_micro_batch_is_larger_than_a_gpu_can_use() -> None:
     tried = []
 
@@ -126,6 +139,16 @@ def test_what_was_asked_for_is_not_measured(origin: str, asked: bool, monkeypatc
     assert asked or "2 rows 1,000,000 tok/s" in told[2]
     pinned_by_hand = replace(config, training=replace(config.training, attention="flash"))
     assert tuned(pinned_by_hand, {}, told.append).training.attention == "flash"
+
+
+def test_that_no_micro_batch_fits_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "attention_seconds", lambda _: {})
+    monkeypatch.setattr(tuning, "seconds_per_token", lambda _: None)
+    monkeypatch.setattr(tuning, "_worth_trying", lambda _: True)
+    told: list[str] = []
+    config = small_config(**ON_GPU, training__batch_size=4)
+    assert tuned(config, {}, told.append).training.micro_batch_size == config.training.micro_batch_size
+    assert told[-1] == "no micro-batch was found to fit: --training.recompute-layers N takes less memory"
 
 
 @pytest.mark.parametrize(
