@@ -91,7 +91,7 @@ def in_time(config: RunConfig, seconds: float, notify: Callable[[str], None]) ->
     if rows == training.batch_size:
         return config
     rows = min(rows, training.micro_batch_size)
-    notify(f"a step of {training.batch_size} rows takes about {duration(estimate)} here: {rows} are measured instead")
+    notify(f"a step of {training.batch_size} rows takes about {duration(estimate)} here: measured with {rows} instead")
     return replace(config, training=replace(training, batch_size=rows, micro_batch_size=rows))
 
 

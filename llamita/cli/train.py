@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from cyclopts import Parameter
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from llamita.cli.settings import Settings
 from llamita.cli.sources import SourceName
 from llamita.cli.stopping import Stopping, same_command
 from llamita.config import RunConfig, TrackingConfig
-from llamita.errors import UsageError, command_line
+from llamita.errors import UsageError, UserError, command_line
 from llamita.layers import Layer
 from llamita.observatory.plots import plot_losses
 from llamita.observatory.summary import Summary, summarize
@@ -120,9 +121,22 @@ def train_session(session: Session, stopping: Stopping, console: Console, *, as_
 
 def watch(session: Session, stopping: Stopping, console: Console) -> None:
     """Train, and show events as they come: one live line, and lines that stay for evaluations."""
-    with live_line(console) as line:
-        for event in tracked(session.events(stopping), session, line.say):
-            show(event, session.config, line)
+    try:
+        with live_line(console) as line:
+            for event in tracked(session.events(stopping), session, line.say):
+                show(event, session.config, line)
+    except torch.OutOfMemoryError as error:
+        raise UserError(_less_memory(session)) from error
+
+
+def _less_memory(session: Session) -> str:
+    model, training = session.config.model, session.config.training
+    rows = [n for n in range(1, training.micro_batch_size // 2 + 1) if training.batch_size % n == 0]
+    change = ("--training.micro-batch-size", rows[-1]) if rows else ("--training.recompute-layers", model.n_layers)
+    return (
+        f"{training.micro_batch_size} rows of {model.max_seq_len} tokens at a time need more memory than "
+        f"{training.device} has; what is saved is safe. With less: {command_line('resume', session.run.path, *change)}"
+    )
 
 
 def show(event: Event, config: RunConfig, line: Line) -> None:

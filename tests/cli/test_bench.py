@@ -77,7 +77,7 @@ def test_where_a_step_takes_too_long_fewer_rows_are_measured(monkeypatch: pytest
         monkeypatch.setattr("llamita.cli.bench.seconds_per_step", lambda _, estimate=estimate: estimate)
         training = in_time(config, 10.0, told.append).training
         assert (training.batch_size, training.micro_batch_size) == (batch, micro)
-    assert len(told) == 3 and told[1] == "a step of 512 rows takes about 3 min here: 32 are measured instead"
+    assert len(told) == 3 and told[1] == "a step of 512 rows takes about 3 min here: measured with 32 instead"
 
 
 def test_what_nobody_asked_for_is_picked_as_training_would(monkeypatch: pytest.MonkeyPatch) -> None:

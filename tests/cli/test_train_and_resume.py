@@ -177,6 +177,24 @@ def test_an_attention_kernel_may_be_measured_again_and_is_kept(copied_run: Run) 
     assert copied_run.config().training.attention == "torch"
 
 
+@pytest.mark.parametrize(
+    ("rows", "remedy"), [(4, "--training.micro-batch-size 2"), (1, "--training.recompute-layers 2")]
+)
+def test_a_lack_of_memory_is_no_riddle(
+    rows: int, remedy: str, copied_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("llamita.training.stepping.train_step", none_left)
+    more = ("--training.steps", 9, "--training.micro-batch-size", rows)
+    refused = llamita("resume", copied_run.path, *more)
+    assert refused.code == 1 and f"{rows} rows of 32 tokens at a time need more memory" in refused.err
+    assert f"llamita resume {copied_run.path} {remedy}" in refused.err
+    monkeypatch.undo()
+    assert llamita("resume", copied_run.path, *remedy.split()).code == 0
+
+
 def test_how_often_to_look_may_change(copied_run: Run) -> None:
     often = ("--training.eval-every", 1, "--training.log-every", 1, "--training.save-every", 1)
     told = llamita("resume", copied_run.path, "--training.steps", 11, *often, "--training.keep-last", 3)
