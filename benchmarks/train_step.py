@@ -30,7 +30,7 @@ from llamita.training.tuning import pinned
 
 WARMUP_STEPS = 6
 PEAK_FLOPS = 989e12  # dense bf16 of these: https://www.nvidia.com/en-us/data-center/h100/
-PEAKS_OF = ("H100 80GB HBM3", "H200")
+PEAKS_OF = ("NVIDIA H100 80GB HBM3", "NVIDIA H200")
 
 
 class Bench:
@@ -73,7 +73,7 @@ class Bench:
 
     def mfu(self, speed: float) -> float | None:
         """The share of the GPU's operations a second, as its maker says, that the model's are at this speed."""
-        known = self.device == "cuda" and any(name in torch.cuda.get_device_name() for name in PEAKS_OF)
+        known = self.device == "cuda" and torch.cuda.get_device_name() in PEAKS_OF
         return round(speed * self.shape.flops_per_token / PEAK_FLOPS, 3) if known else None
 
     def move(self, device: str) -> None:

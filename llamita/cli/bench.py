@@ -86,7 +86,12 @@ def _asked_for(run: Path | None, settings: Settings, notify: Callable[[str], Non
 def in_time(config: RunConfig, seconds: float, notify: Callable[[str], None]) -> RunConfig:
     """The config with fewer rows a step where one of its own would take longer than all is to take."""
     training = config.training
-    estimate = 0.0 if training.device == "cuda" else seconds_per_step(config)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(training.threads)
+        estimate = 0.0 if training.device == "cuda" else seconds_per_step(config)
+    finally:
+        torch.set_num_threads(threads)
     rows = max(int(training.batch_size * seconds / estimate), 1) if estimate > seconds else training.batch_size
     if rows == training.batch_size:
         return config

@@ -23,7 +23,7 @@ from llamita.observatory.summary import Summary, summarize
 from llamita.runs.folder import Run
 from llamita.text.hub_address import dataset_name
 from llamita.tracking.tracked import check_trackers, tracked
-from llamita.training.compiling import cache_folder, why_not_compiled
+from llamita.training.compiling import keep_graphs, why_not_compiled
 from llamita.training.events import Abandoned, Evaluated, Event, NotSaved, Rewound, Sampled, Saved, StepsSkipped
 from llamita.training.hardware import choose_hardware
 from llamita.training.loop import StepMetrics
@@ -103,7 +103,9 @@ def train_session(session: Session, stopping: Stopping, console: Console, *, as_
     if reason:
         console.print(f"training without torch.compile: {reason}")
     elif training.compile:
-        console.print(f"compiling at the first step; graphs are kept in {cache_folder()} for the next time")
+        folder = keep_graphs()
+        kept = "" if folder is None else f"; graphs are kept in {folder} for the next time"
+        console.print(f"compiling at the first step{kept}")
     _describe_run(session, console)
     with stopping.finishing():
         stopping.go_on = command_line("resume", run.path)
@@ -130,13 +132,22 @@ def watch(session: Session, stopping: Stopping, console: Console) -> None:
 
 
 def _less_memory(session: Session) -> str:
+    """What to do where a run needs more memory than there is."""
     model, training = session.config.model, session.config.training
-    rows = [n for n in range(1, training.micro_batch_size // 2 + 1) if training.batch_size % n == 0]
-    change = ("--training.micro-batch-size", rows[-1]) if rows else ("--training.recompute-layers", model.n_layers)
-    return (
-        f"{training.micro_batch_size} rows of {model.max_seq_len} tokens at a time need more memory than "
-        f"{training.device} has; what is saved is safe. With less: {command_line('resume', session.run.path, *change)}"
-    )
+    fitting = 16 if training.precision == "fp8" else 1  # the tokens at a time, as RunConfig wants them
+    rows = [
+        n
+        for n in range(1, training.micro_batch_size // 2 + 1)
+        if training.batch_size % n == 0 and n * model.max_seq_len % fitting == 0
+    ]
+    told = f"{training.device} has too little memory, at {training.micro_batch_size} rows of {model.max_seq_len} tokens"
+    if rows:
+        change: tuple[str, int] = "--training.micro-batch-size", rows[-1]
+    elif training.recompute_layers < model.n_layers:
+        change = "--training.recompute-layers", model.n_layers
+    else:
+        return f"{told}; a smaller model takes less"
+    return f"{told}; what is saved is safe. With less: {command_line('resume', session.run.path, *change)}"
 
 
 def show(event: Event, config: RunConfig, line: Line) -> None:

@@ -41,7 +41,7 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     if not training.compile or why_not_compiled(training.device, training.recompute_layers):
         return batch_loss
     probe.try_out()
-    _keep_graphs()
+    keep_graphs()
     # A graph for each length of `document_starts`, of which there are more than torch expects.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     # Off by torch's default; without it a graph that was kept is traced and split all the same.
@@ -50,8 +50,8 @@ def loss_function(training: TrainingConfig) -> LossFunction:
     return compiled
 
 
-def _keep_graphs() -> None:
-    """Have torch keep them in `cache_folder`, or where it does by itself if there is no room."""
+def keep_graphs() -> Path | None:
+    """Have torch keep compiled graphs in `cache_folder`; None, and as torch does by itself, if it takes no files."""
     folder = cache_folder()
     probe_file = folder / f".{os.getpid()}"
     try:
@@ -63,8 +63,9 @@ def _keep_graphs() -> None:
     except OSError as error:
         _log.warning("compiled graphs can't be kept in %s: %s", folder, error.strerror)
         os.environ.pop(_CACHE, None)
-    else:
-        os.environ[_CACHE] = str(folder)
+        return None
+    os.environ[_CACHE] = str(folder)
+    return folder
 
 
 def cache_folder() -> Path:

@@ -1,5 +1,6 @@
 """What a configuration costs before anything is built: parameters, memory, floating-point operations, time."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -100,12 +101,15 @@ def seconds_per_step(config: RunConfig) -> float:
     # The probe's random numbers must not move those of a run that is about to start.
     gpus = [torch.cuda.current_device()] if config.training.device == "cuda" else []
     with torch.random.fork_rng(gpus):
-        return _probed_seconds(config)
+        if gpus:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return _probed_seconds(config, _GPU_PROBE_TOKENS)
+            torch.cuda.empty_cache()
+        return _probed_seconds(config, _PROBE_TOKENS)
 
 
-def _probed_seconds(config: RunConfig) -> float:
+def _probed_seconds(config: RunConfig, most: int) -> float:
     model, training = config.model, config.training
-    most = _GPU_PROBE_TOKENS if training.device == "cuda" else _PROBE_TOKENS
     rows = max(min(most // model.max_seq_len, training.micro_batch_size), 1)
     seq_len = min(model.max_seq_len, most)
     device = torch.device(training.device)

@@ -42,7 +42,7 @@ _DOCUMENT = 256  # tokens of a document that isn't real, in the mean
 # Side of the product whose speed is taken for what a machine can do at most.
 _SIDE = {"cuda": 8192, "mps": 4096, "cpu": 1536}
 # Dense bf16, from NVIDIA's data sheets of the H100 SXM (its H200 is the same chip) and the A100.
-_DATA_SHEETS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
+_DATA_SHEETS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}
 
 # What a kernel of a GPU, or an operator on a CPU, belongs to, by parts of its name; the first that fits counts.
 _KINDS = {
@@ -271,8 +271,7 @@ def product_speed(device: DeviceName, precision: Precision) -> float:
 def _data_sheet(device: DeviceName) -> float | None:
     if device != "cuda":
         return None
-    name = torch.cuda.get_device_name()
-    return next((flops for part, flops in _DATA_SHEETS.items() if part in name), None)
+    return _DATA_SHEETS.get(torch.cuda.get_device_name())
 
 
 def _synchronize(device: DeviceName) -> None:

@@ -52,10 +52,13 @@ def pinned(kernel: AttentionKernel) -> Iterator[None]:
     first = _KERNELS[kernel]
     others = [backend for backend in _KERNELS.values() if backend is not first]
     # A graph that was compiled with another kernel, and kept, mustn't be taken for this one's.
-    tag = f"{torch.compiler.config.cache_key_tag} {kernel}"
-    keyed = torch.compiler.config.patch(cache_key_tag=tag)  # type: ignore[attr-defined]
-    with sdpa_kernel([first, *others], set_priority=True), keyed:
-        yield
+    tag = torch.compiler.config.cache_key_tag
+    torch.compiler.config.cache_key_tag = f"{tag} {kernel}"
+    try:
+        with sdpa_kernel([first, *others], set_priority=True):
+            yield
+    finally:
+        torch.compiler.config.cache_key_tag = tag
 
 
 def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunConfig:
@@ -76,7 +79,7 @@ def tuned(config: RunConfig, origin: Mapping[str, str], notify: Notify) -> RunCo
         told = ", ".join(f"{one} rows {1 / seconds:,.0f} tok/s" for one, seconds in sorted(tried.items()))
         notify(f"micro-batch: {rows} rows, the best here of {told}")
     else:
-        notify("no micro-batch was found to fit: --training.recompute-layers N takes less memory")
+        notify("no trial of a micro-batch went well; --training.recompute-layers N takes less memory")
     return replace(config, training=replace(config.training, micro_batch_size=rows))
 
 

@@ -189,8 +189,10 @@ def test_a_lack_of_memory_is_no_riddle(
     monkeypatch.setattr("llamita.training.stepping.train_step", none_left)
     more = ("--training.steps", 9, "--training.micro-batch-size", rows)
     refused = llamita("resume", copied_run.path, *more)
-    assert refused.code == 1 and f"{rows} rows of 32 tokens at a time need more memory" in refused.err
+    assert refused.code == 1 and f"cpu has too little memory, at {rows} rows of 32 tokens" in refused.err
     assert f"llamita resume {copied_run.path} {remedy}" in refused.err
+    if rows == 1:
+        assert "a smaller model takes less" in llamita("resume", copied_run.path, *more, *remedy.split()).err
     monkeypatch.undo()
     assert llamita("resume", copied_run.path, *remedy.split()).code == 0
 
