@@ -32,6 +32,7 @@ from llamita.training.preflight import Preflight
 from llamita.training.prepare import Prepared, prepare_run
 from llamita.training.session import Session
 from llamita.training.start import Start
+from llamita.training.tuning import micro_batches
 
 _STEPS_TOLD = 5
 
@@ -134,12 +135,7 @@ def watch(session: Session, stopping: Stopping, console: Console) -> None:
 def _less_memory(session: Session) -> str:
     """What to do where a run needs more memory than there is."""
     model, training = session.config.model, session.config.training
-    fitting = 16 if training.precision == "fp8" else 1  # the tokens at a time, as RunConfig wants them
-    rows = [
-        n
-        for n in range(1, training.micro_batch_size // 2 + 1)
-        if training.batch_size % n == 0 and n * model.max_seq_len % fitting == 0
-    ]
+    rows = [n for n in micro_batches(session.config) if n <= training.micro_batch_size // 2]
     told = f"{training.device} has too little memory, at {training.micro_batch_size} rows of {model.max_seq_len} tokens"
     if rows:
         change: tuple[str, int] = "--training.micro-batch-size", rows[-1]

@@ -75,8 +75,5 @@ def cache_folder() -> Path:
     compiler = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
     if told and not (compiler and told == compiler.default_cache_dir()):
         return Path(told)
-    return (
-        (Path(caches) if caches and os.path.isabs(caches) else Path(os.path.expanduser("~")) / ".cache")
-        / "llamita"
-        / "compiled"
-    )
+    base = Path(caches) if caches and os.path.isabs(caches) else Path(os.path.expanduser("~")) / ".cache"
+    return base / "llamita" / "compiled"

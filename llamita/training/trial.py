@@ -35,7 +35,6 @@ resource: Any = importlib.import_module("resource") if os.name == "posix" else N
 
 Progress = Callable[[str, float, float], None]
 
-_WARMUP_STEPS = WARMUP_STEPS + 2  # and one is recorded, and one replayed
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 100
 _PROFILED_STEPS = 2
 _DOCUMENT = 256  # tokens of a document that isn't real, in the mean
@@ -104,6 +103,12 @@ class Trial:
         """One optimizer step; a GPU may still be at it when this returns."""
         self._take(self._batches, self.config.optimizer.lr)
 
+    def warm_up(self) -> None:
+        """The first steps; a GPU also records one, and replays it."""
+        for _ in range(WARMUP_STEPS + (2 if self.device.type == "cuda" else 0)):
+            self.step()
+        _synchronize(self.config.training.device)
+
 
 def random_batch(config: RunConfig, device: torch.device) -> DeviceBatch:
     """A micro-batch of tokens that mean nothing, always the same ones; of documents where a run's see no other."""
@@ -127,9 +132,7 @@ def seconds_per_token(config: RunConfig) -> float | None:
 def _seconds_per_token(config: RunConfig) -> float:
     with _as_the_run_would(config), pinned(config.training.attention):
         trial = Trial(config)
-        for _ in range(_WARMUP_STEPS):
-            trial.step()
-        _synchronize(config.training.device)
+        trial.warm_up()
         return min(_rounds(trial, 1.0, None)) / config.tokens_per_step
 
 
@@ -148,9 +151,7 @@ def measure(
         if progress:
             progress("starting, compiling" if training.compile else "starting", 0.0, seconds)
         trial = Trial(config)
-        for _ in range(_WARMUP_STEPS):
-            trial.step()
-        _synchronize(training.device)
+        trial.warm_up()
         start_seconds = time.perf_counter() - began
         rounds = _rounds(trial, seconds, progress)
         peak = _memory(training.device, peak=True) - before

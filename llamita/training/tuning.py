@@ -189,9 +189,7 @@ def find_micro_batch(config: RunConfig, probe: Probe) -> tuple[int, dict[int, fl
     """
     training = config.training
     most = max(_MOST_TOKENS // config.model.max_seq_len, 1)
-    options = [n for n in range(1, training.batch_size + 1) if training.batch_size % n == 0 and n <= most]
-    if training.precision == "fp8":  # whose products want an even number of tokens, as RunConfig does
-        options = [n for n in options if n * config.model.max_seq_len % 16 == 0]
+    options = [n for n in micro_batches(config) if n <= most]
     start = max((at for at, n in enumerate(options) if n <= training.micro_batch_size), default=0)
     tried: dict[int, float] = {}
 
@@ -211,6 +209,17 @@ def find_micro_batch(config: RunConfig, probe: Probe) -> tuple[int, dict[int, fl
         if at == start > 0 and fits(at - 1) and tried[options[at - 1]] < tried[options[at]]:
             at -= 1
     return options[at], tried
+
+
+def micro_batches(config: RunConfig) -> list[int]:
+    """The numbers of rows that a step's may be taken by, as RunConfig allows them."""
+    training = config.training
+    even = 16 if training.precision == "fp8" else 1
+    return [
+        n
+        for n in range(1, training.batch_size + 1)
+        if training.batch_size % n == 0 and n * config.model.max_seq_len % even == 0
+    ]
 
 
 def seconds_per_token(config: RunConfig) -> float | None:
