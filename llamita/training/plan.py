@@ -2,7 +2,9 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -10,6 +12,7 @@ from llamita.config import ModelConfig, RunConfig
 from llamita.model.block import DecoderBlock
 from llamita.model.loss import DEVICE_CHUNK_VALUES, DEVICE_CHUNKS, hidden_loss
 from llamita.training.hardware import autocast
+from llamita.training.recording import captured
 
 _MANY_EPOCHS = 4
 _LARGE_TABLE_SHARE = 0.4
@@ -97,7 +100,10 @@ def _kept_on_gpu(config: RunConfig) -> int:
 
 @torch.enable_grad()
 def seconds_per_step(config: RunConfig) -> float:
-    """Estimated time of an optimizer step on this machine: one layer and the loss are run and scaled up."""
+    """Estimated time of an optimizer step on this machine: one layer and the loss are run and scaled up.
+
+    On a GPU they are recorded first, as steps are.
+    """
     # The probe's random numbers must not move those of a run that is about to start.
     gpus = [torch.cuda.current_device()] if config.training.device == "cuda" else []
     with torch.random.fork_rng(gpus):
@@ -127,13 +133,24 @@ def _probed_seconds(config: RunConfig, most: int) -> float:
     def head() -> torch.Tensor:
         return hidden_loss(x if training.precision == "fp32" else x.to(torch.bfloat16), table, targets, tokens=1)
 
-    def timed(work: object) -> float:
+    def taught(work: Callable[[], torch.Tensor]) -> torch.Tensor:
+        with autocast(training.device, training.precision):
+            loss = work()
+        loss.backward()
+        return loss.detach()
+
+    def timed(work: Callable[[], torch.Tensor]) -> float:
+        once = partial(taught, work)
+        again: Callable[[], object] = once
+        if device.type == "cuda":
+            for _ in range(2):
+                once()
+            with contextlib.suppress(RuntimeError):  # it is timed as it is, as such steps are taken
+                again, _ = captured(once, torch.cuda.graph_pool_handle())
         best = float("inf")
         for _ in range(3):
             start = time.perf_counter()
-            with autocast(training.device, training.precision):
-                loss = work()  # type: ignore[operator]
-            loss.backward()
+            again()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - start)

@@ -20,6 +20,7 @@ from llamita.training.evaluate import DeviceBatch, LossFunction, batch_loss
 from llamita.training.guard import Guard
 from llamita.training.hardware import autocast
 from llamita.training.plan import training_memory
+from llamita.training.recording import captured
 
 _log = logging.getLogger(__name__)
 
@@ -168,29 +169,6 @@ class _Recording:
         return self._figures.clone()
 
 
-def captured(work: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
-    """What does the work on a GPU again, and the tensor that its result is then in; the work isn't done by this.
-
-    RuntimeError for work that can't be recorded, as whatever waits for the GPU.
-    """
-    graph = torch.cuda.CUDAGraph()
-    # Left as it is if recording fails, which torch.cuda.graph alone doesn't see to.
-    with torch.cuda.stream(torch.cuda.current_stream()):
-        try:
-            # Threads that save or read meanwhile may use the GPU.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                result = work()
-        except BaseException:
-            device = torch.cuda.current_device()
-            with contextlib.suppress(RuntimeError):  # it has ended cleanly
-                torch._C._cuda_endAllocateToPool(device, pool)
-            # Random numbers, which torch 2.11 would take for those of a recording ever after.
-            draw = torch.cuda.default_generators[device]
-            draw.graphsafe_set_state(draw.clone_state())
-            raise
-    return graph.replay, result
-
-
 @contextlib.contextmanager
 def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Fused AdamW is, but wants to be told so, and would be surprised at steps that aren't captured."""
@@ -231,7 +209,8 @@ def _can_record(
     )
     # torch records on the device that it is at, and on the one of the first recording.
     stream = torch.cuda.graph.default_capture_stream
-    here = device.index in (None, torch.cuda.current_device()) and (stream is None or stream.device == device)
+    current = torch.cuda.current_device()
+    here = device.index in (None, current) and (stream is None or stream.device.index == current)
     room = _ROOM * torch.cuda.get_device_properties(device).total_memory
     return known and fused and here and not _hooked(model, optimizer) and training_memory(config) < room
 

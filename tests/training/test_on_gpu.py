@@ -14,7 +14,7 @@ from llamita.kernels import probe
 from llamita.model.attention import attend, document_mask, load_varlen
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
-from llamita.training import stepping
+from llamita.training import plan, stepping
 from llamita.training.compiling import loss_function
 from llamita.training.evaluate import DeviceBatch, batch_loss, document_starts
 from llamita.training.events import Evaluated
@@ -240,6 +240,22 @@ def test_what_cannot_be_recorded_is_taught_by(why: str, caplog: pytest.LogCaptur
     # And the process is as it was.
     torch.cuda.empty_cache()
     assert torch.cuda.current_stream() == stream and torch.rand(1, device="cuda").isfinite()
+
+
+@pytest.mark.gpu
+def test_the_time_of_a_run_is_that_of_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(training__device="cuda", training__precision="bf16")
+    torch.cuda.manual_seed(0)
+    expected = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(0)
+    recorded = plan.seconds_per_step(config)
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+
+    def refused(*_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(plan, "captured", refused)
+    assert 0 < 3 * recorded < plan.seconds_per_step(config)
 
 
 @pytest.mark.gpu

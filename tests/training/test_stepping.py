@@ -282,8 +282,11 @@ def test_only_the_librarys_own_loss_and_optimizer_are_recorded_and_where_there_i
         hook.remove()
         assert stepping._can_record(gpu, model, adamw, config, batch_loss)
     assert not stepping._can_record(torch.device("cuda:1"), model, adamw, config, batch_loss)
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("torch.cuda.graph.default_capture_stream", SimpleNamespace(device=torch.device("cuda:1")))
-        assert not stepping._can_record(gpu, model, adamw, config, batch_loss)
+    for before, again in (("cuda:0", True), ("cuda:1", False)):
+        stream = SimpleNamespace(device=torch.device(before))
+        monkeypatch.setattr("torch.cuda.graph.default_capture_stream", stream)
+        for named in (gpu, torch.device("cuda:0")):
+            assert stepping._can_record(named, model, adamw, config, batch_loss) is again
+    monkeypatch.setattr("torch.cuda.graph.default_capture_stream", None)
     memory = 1 << 20
     assert not stepping._can_record(gpu, model, adamw, config, batch_loss)
