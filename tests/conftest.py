@@ -11,6 +11,8 @@ import jaxtyping
 import pytest
 import torch
 
+from tests.annotations import check_annotations
+
 # Before anything of llamita is imported:
 # Nobody's own cache is written to.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "llamita_tests_compiled"))
@@ -24,9 +26,11 @@ if os.environ.get("LLAMITA_NO_SKIPS"):
 # A word that could be the id of a dataset is looked for nowhere.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# Without a GPU the kernels run in Triton's interpreter, which is asked for before they are defined.
+# Without a GPU the kernels run in Triton's interpreter, which is asked for before they are defined; with one, its
+# compiler takes no function that is checked.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    check_annotations()
 
 from llamita.runs.folder import Run
 from llamita.text.storyworld import StoryWorld

@@ -8,8 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from beartype.roar import BeartypeCallHintParamViolation
+from jaxtyping import TypeCheckError
 
 import llamita
+from llamita import checks
+from llamita.model.embedding import TokenEmbedding
+from tests.annotations import PLAIN, SHAPED
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "llamita").rglob("*.py"))
@@ -93,6 +99,21 @@ def test_without_its_parser_the_command_line_says_what_is_missing() -> None:
     shown = python(BLOCKER.format(blocked={"cyclopts"}, modules=["llamita.cli.app"]))
     assert shown.returncode == 1
     assert "cyclopts is not installed" in shown.stderr
+
+
+def test_every_annotation_is_checked_and_those_of_tensors_with_their_shapes() -> None:
+    tops = {file.relative_to(ROOT / "llamita").parts[0].removesuffix(".py") for file in FILES}
+    assert tops - {"__init__", "__main__"} == {*SHAPED, *PLAIN}
+    shapes = {file.relative_to(ROOT / "llamita").parts[0] for file in FILES if "jaxtyping" in file.read_text("utf-8")}
+    assert shapes and shapes <= set(SHAPED)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is checked where Triton compiles")
+def test_wrong_shapes_and_types_are_noticed() -> None:
+    with pytest.raises(TypeCheckError, match="input"):
+        TokenEmbedding(4, 2)(torch.zeros(1, 3))
+    with pytest.raises(BeartypeCallHintParamViolation, match="holds"):
+        checks.require(1, "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("file", FILES, ids=MODULES)

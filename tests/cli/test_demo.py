@@ -27,7 +27,10 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, captured.out, captured.err
 
 
-SHORT = ("--training.steps", "12", "--training.eval-every", "12", "--precision", "fp32", "--training.threads", "1")
+SHORT = (
+    *("--training.steps", "12", "--training.eval-every", "12", "--training.eval-tokens", "10000"),
+    *("--precision", "fp32", "--training.threads", "1"),
+)
 
 
 def test_the_demo_shows_the_road_and_repeats_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
