@@ -12,7 +12,7 @@ from llamita.config import ModelConfig, RunConfig
 from llamita.model.block import DecoderBlock
 from llamita.model.loss import DEVICE_CHUNK_VALUES, DEVICE_CHUNKS, hidden_loss
 from llamita.training.hardware import autocast
-from llamita.training.recording import captured
+from llamita.training.recording import can_capture, captured
 
 _MANY_EPOCHS = 4
 _LARGE_TABLE_SHARE = 0.4
@@ -102,16 +102,20 @@ def _kept_on_gpu(config: RunConfig) -> int:
 def seconds_per_step(config: RunConfig) -> float:
     """Estimated time of an optimizer step on this machine: one layer and the loss are run and scaled up.
 
-    On a GPU they are recorded first, as steps are.
+    On a GPU they are recorded first, as the steps of models are that would wait for Python otherwise.
     """
     # The probe's random numbers must not move those of a run that is about to start.
     gpus = [torch.cuda.current_device()] if config.training.device == "cuda" else []
     with torch.random.fork_rng(gpus):
-        if gpus:
+        if not gpus:
+            return _probed_seconds(config, _PROBE_TOKENS)
+        try:
             with contextlib.suppress(torch.OutOfMemoryError):
                 return _probed_seconds(config, _GPU_PROBE_TOKENS)
             torch.cuda.empty_cache()
-        return _probed_seconds(config, _PROBE_TOKENS)
+            return _probed_seconds(config, _PROBE_TOKENS)
+        finally:
+            torch.cuda.empty_cache()  # of recordings, which nothing else may use
 
 
 def _probed_seconds(config: RunConfig, most: int) -> float:
@@ -142,7 +146,7 @@ def _probed_seconds(config: RunConfig, most: int) -> float:
     def timed(work: Callable[[], torch.Tensor]) -> float:
         once = partial(taught, work)
         again: Callable[[], object] = once
-        if device.type == "cuda":
+        if can_capture(device):
             for _ in range(2):
                 once()
             with contextlib.suppress(RuntimeError):  # it is timed as it is, as such steps are taken

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 
+def can_capture(device: torch.device) -> bool:
+    """Whether torch records work of this device: of CUDA, the current one, and the one of the first recording."""
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    current, stream = torch.cuda.current_device(), torch.cuda.graph.default_capture_stream
+    return device.index in (None, current) and (stream is None or stream.device.index == current)
+
+
 def captured(work: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
     """What does the work on a GPU again, and the tensor that its result is then in; the work isn't done by this.
 

@@ -20,7 +20,7 @@ from llamita.training.evaluate import DeviceBatch, LossFunction, batch_loss
 from llamita.training.guard import Guard
 from llamita.training.hardware import autocast
 from llamita.training.plan import training_memory
-from llamita.training.recording import captured
+from llamita.training.recording import can_capture, captured
 
 _log = logging.getLogger(__name__)
 
@@ -200,19 +200,15 @@ def _can_record(
     config: RunConfig,
     loss_function: LossFunction,
 ) -> bool:
-    if device.type != "cuda" or torch.version.hip:
+    if not can_capture(device):
         return False
     # What others do in Python, in hooks or a loss of their own, wouldn't be done again.
     known = getattr(loss_function, "_torchdynamo_orig_callable", loss_function) is batch_loss
     fused = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and all(
         group["fused"] for group in optimizer.param_groups
     )
-    # torch records on the device that it is at, and on the one of the first recording.
-    stream = torch.cuda.graph.default_capture_stream
-    current = torch.cuda.current_device()
-    here = device.index in (None, current) and (stream is None or stream.device.index == current)
     room = _ROOM * torch.cuda.get_device_properties(device).total_memory
-    return known and fused and here and not _hooked(model, optimizer) and training_memory(config) < room
+    return known and fused and not _hooked(model, optimizer) and training_memory(config) < room
 
 
 def _hooked(model: LLaMaTransformer, optimizer: torch.optim.Optimizer) -> bool:

@@ -139,6 +139,8 @@ def sign(checkpoint: Path) -> None:
     if not all(path.is_file() and path.stat().st_size < 1 << 24 for path in (meta, *files)):
         return
     found = json.loads(meta.read_bytes())
+    if not isinstance(found, dict) or not isinstance(found.get("sha256"), dict):
+        return
     for path in files:
         found["sha256"][path.name] = sha256(path.read_bytes()).hexdigest()
     write_meta(checkpoint, found)

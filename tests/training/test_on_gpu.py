@@ -12,6 +12,7 @@ import torch
 from llamita.errors import UsageError
 from llamita.kernels import probe
 from llamita.model.attention import attend, document_mask, load_varlen
+from llamita.model.loss import hidden_loss
 from llamita.model.transformer import LLaMaTransformer
 from llamita.runs.folder import Run
 from llamita.training import plan, stepping
@@ -244,18 +245,43 @@ def test_what_cannot_be_recorded_is_taught_by(why: str, caplog: pytest.LogCaptur
 
 @pytest.mark.gpu
 def test_the_time_of_a_run_is_that_of_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small_config(training__device="cuda", training__precision="bf16")
+    small = small_config(training__device="cuda", training__precision="bf16")
+    wide = {"model__n_embd": 1024, "model__n_heads": 16, "model__max_seq_len": 1024}
+    large = small_config(
+        32768, training__device="cuda", training__precision="bf16", training__micro_batch_size=16,
+        training__batch_size=16, **wide,
+    )  # fmt: skip
     torch.cuda.manual_seed(0)
     expected = torch.rand(3, device="cuda")
     torch.cuda.manual_seed(0)
-    recorded = plan.seconds_per_step(config)
+    recorded = [plan.seconds_per_step(config) for config in (small, large)]
     assert torch.equal(torch.rand(3, device="cuda"), expected)
+    monkeypatch.setattr(plan, "can_capture", lambda _: False)
+    plainly = [plan.seconds_per_step(config) for config in (small, large)]
+    # A small model waits for Python, a large one for the GPU.
+    assert 0 < 3 * recorded[0] < plainly[0]
+    assert 0.6 * plainly[1] < recorded[1] < 1.2 * plainly[1]
 
-    def refused(*_: Any) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(plan, "captured", refused)
-    assert 0 < 3 * recorded < plan.seconds_per_step(config)
+@pytest.mark.gpu
+def test_what_cannot_be_recorded_is_timed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(training__device="cuda", training__precision="bf16")
+    calls = []
+
+    def waiting(*given: Any, **named: Any) -> torch.Tensor:
+        loss = hidden_loss(*given, **named)
+        calls.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(plan, "hidden_loss", waiting)
+    torch.cuda.manual_seed(0)
+    expected = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(0)
+    assert plan.seconds_per_step(config) > 0
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+    assert len(calls) == 5  # twice before, and three times
+    monkeypatch.setattr(plan, "hidden_loss", hidden_loss)
+    assert plan.seconds_per_step(config) > 0
 
 
 @pytest.mark.gpu
