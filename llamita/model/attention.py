@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from llamita.kernels import joint
+from llamita.model import cpu_attention
 from llamita.model.kv_cache import KVCache
 from llamita.model.linear import Linear
 from llamita.model.norm import RMSNorm
@@ -23,9 +23,6 @@ Mask = Bool[Tensor, "batch 1 seq total"] | Int[Tensor, " starts"]
 
 # torch's attention for documents one after another, once it was loaded.
 varlen_attn: Any = None
-
-# Up to here a CPU keeps whole score matrices in cache, and plain products beat its flash kernel.
-_CPU_SCORES_MAX_SEQ = 512
 
 
 class CausalSelfAttention(nn.Module):
@@ -84,9 +81,9 @@ def attend(
     group = q.shape[1] // k.shape[1]
     if mask is not None and mask.dim() == 1:
         return _within_documents(q, k, v, mask)
-    if q.requires_grad and q.device.type == "cpu" and q.shape[2] == k.shape[2] <= _CPU_SCORES_MAX_SEQ:
+    if q.requires_grad and q.device.type == "cpu" and q.shape[2] == k.shape[2] <= cpu_attention.MAX_SEQ:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        mixed: Tensor = _CpuAttention.apply(q, k, v, mask)
+        mixed: Tensor = cpu_attention.CpuAttention.apply(q, k, v, mask)
         return mixed
     # SDPA's own causal mask is aligned to the first key: right only where no cache came before.
     causal = mask is None and q.shape[2] == k.shape[2]
@@ -121,31 +118,3 @@ def _within_documents(q: Tensor, k: Tensor, v: Tensor, starts: Tensor) -> Tensor
     mixed = varlen_attn(q, k, v, starts, starts, seq, seq, window_size=(-1, 0))
     assert isinstance(mixed, Tensor)
     return mixed.view(batch, seq, heads, dim).transpose(1, 2)
-
-
-class _CpuAttention(torch.autograd.Function):
-    """Attention by plain batched products, which on a CPU beats its flash kernel's backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        batch, heads, seq, dim = q.shape
-        flat_q, flat_k, flat_v = (x.reshape(batch * heads, seq, dim) for x in (q, k, v))
-        causal = q.new_full((seq, seq), -torch.inf).triu(1)
-        scores = torch.baddbmm(causal, flat_q, flat_k.transpose(1, 2), alpha=dim**-0.5)
-        if mask is not None:
-            scores.view(batch, heads, seq, seq).masked_fill_(~mask, -torch.inf)
-        weights = torch.softmax(scores, dim=-1)
-        ctx.save_for_backward(flat_q, flat_k, flat_v, weights)
-        return torch.bmm(weights, flat_v).view(q.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = ctx.saved_tensors
-        grad, shape = gradients[0].reshape(q.shape), gradients[0].shape
-        grad_v = torch.bmm(weights.transpose(1, 2), grad)
-        grad_weights = torch.bmm(grad, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        grad_scores.mul_(q.shape[-1] ** -0.5)
-        grad_q, grad_k = torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q)
-        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None

@@ -46,7 +46,7 @@ _DATA_SHEETS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12, "NVIDIA 
 # What a kernel of a GPU, or an operator on a CPU, belongs to, by parts of its name; the first that fits counts.
 _KINDS = {
     "loss": ("losses_into_gradients", "log_softmax", "nll_loss", "cross_entropy", "_ChunkedLoss"),
-    "attention": ("flash", "fmha", "sdpa", "attention", "_CpuAttention", "aten::bmm", "aten::baddbmm"),
+    "attention": ("flash", "fmha", "sdpa", "attention", "CpuAttention", "aten::bmm", "aten::baddbmm"),
     "matrix products": ("nvjet", "gemm", "cutlass", "splitK", "xmma", "aten::mm", "aten::addmm", "aten::linear"),
     "optimizer, clipping": ("multi_tensor_apply", "adamw", "Optimizer", "foreach", "lpnorm"),
     "copies": ("memcpy", "memset", "aten::copy_", "aten::_to_copy"),

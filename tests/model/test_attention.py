@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llamita.model.attention import CausalSelfAttention, attend, document_mask
+from llamita.model.cpu_attention import MAX_SEQ
 from llamita.model.rope import rope_tables
 from llamita.training.evaluate import document_starts
 from tests.oracles import attention_by_loops, rope_by_complex_numbers
@@ -74,12 +75,12 @@ def test_gradients_of_attention_are_those_of_its_formula(n_kv_heads: int, masked
     assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, mask), inputs)
 
 
-@pytest.mark.parametrize("seq", [512, 513])
+@pytest.mark.parametrize("seq", [64, 65, 200, 1000, MAX_SEQ, MAX_SEQ + 1])
 @pytest.mark.parametrize("masked", [True, False])
 def test_short_and_long_sequences_learn_alike(seq: int, masked: bool) -> None:
     quick = learning_copy(heads(2, 1, seq, seq))
     plain = learning_copy(quick)
-    numbers = (torch.arange(seq) >= 200).long().expand(2, -1)
+    numbers = (torch.arange(seq) >= seq // 3).long().expand(2, -1)
     mask = document_mask(numbers) if masked else None
     allowed = before(seq, seq) & (numbers[:, :, None] == numbers[:, None] if masked else True)
     weights = torch.randn(2, 2, seq, 4, generator=torch.Generator().manual_seed(1))
@@ -99,8 +100,9 @@ def test_answering_equals_learning(masked: bool) -> None:
     torch.testing.assert_close(answering, learning, atol=1e-6, rtol=1e-5)
 
 
-def test_narrow_attention_is_close_to_wide() -> None:
-    wide = learning_copy(heads(4, 2, 12, 12, dim=16))
+@pytest.mark.parametrize("seq", [12, 300])
+def test_narrow_attention_is_close_to_wide(seq: int) -> None:
+    wide = learning_copy(heads(4, 2, seq, seq, dim=16))
     narrow = learning_copy(wide, torch.bfloat16)
     ours, theirs = attend(*narrow), attend(*wide)
     assert ours.dtype == torch.bfloat16

@@ -22,7 +22,7 @@ from tests.training.tiny_runs import small_config
         ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedOptimizer>", "optimizer, clipping"),
         ("Memcpy HtoD (Pinned -> Device)", "copies"),
         ("aten::mm", "matrix products"),
-        ("_CpuAttention", "attention"),
+        ("CpuAttention", "attention"),
         ("aten::_fused_adamw_", "optimizer, clipping"),
     ],
 )
