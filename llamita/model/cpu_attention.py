@@ -10,6 +10,16 @@ MAX_SEQ = 1024  # as weights are kept, which grow with its square
 _BLOCK, _BLOCKS = 64, 8  # queries at least, blocks at most
 
 
+def kept_weights(seq: int) -> int:
+    """Numbers that a head keeps for the backward pass of a window of so many positions."""
+    return sum((end - begin) * end for begin, end in _blocks(seq)) if seq <= MAX_SEQ else 0
+
+
+def _blocks(seq: int) -> list[tuple[int, int]]:
+    size = max(-(-seq // _BLOCKS), _BLOCK)
+    return [(begin, min(begin + size, seq)) for begin in range(0, seq, size)]
+
+
 class CpuAttention(torch.autograd.Function):
     """Plain batched products, of a block of queries at a time with the keys that aren't after it."""
 
@@ -19,9 +29,7 @@ class CpuAttention(torch.autograd.Function):
         batch, heads, seq, dim = q.shape
         q, k, v = (x.reshape(batch * heads, seq, dim) for x in (q, k, v))
         mixed, kept = q.new_empty(q.shape), []
-        size = max(seq // _BLOCKS, _BLOCK)
-        for begin in range(0, seq, size):
-            end = min(begin + size, seq)
+        for begin, end in _blocks(seq):
             later = q.new_full((end - begin, end), -torch.inf).triu(begin + 1)
             scores = torch.baddbmm(later, q[:, begin:end], k[:, :end].transpose(1, 2), alpha=dim**-0.5)
             if mask is not None:

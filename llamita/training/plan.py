@@ -10,7 +10,7 @@ import torch
 
 from llamita.config import ModelConfig, RunConfig
 from llamita.model.block import DecoderBlock
-from llamita.model.cpu_attention import MAX_SEQ
+from llamita.model.cpu_attention import kept_weights
 from llamita.model.loss import DEVICE_CHUNK_VALUES, DEVICE_CHUNKS, hidden_loss
 from llamita.training.hardware import autocast
 from llamita.training.recording import can_capture, captured
@@ -65,8 +65,7 @@ def _cpu_memory(config: RunConfig) -> int:
     weights = (16 + 12 + (item if item == 2 else 0)) * parameters
     heads, kv_heads = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     kept = 4 * 4 * model.n_embd + item * (4 * model.n_embd + 3 * heads + 2 * kv_heads + 4 * model.ffn_dim)
-    # Weights of attention by plain products: of the keys that aren't after a query, about half of them.
-    scores = item * model.n_heads * (model.max_seq_len // 2 + 64) if model.max_seq_len <= MAX_SEQ else 0
+    scores = item * model.n_heads * kept_weights(model.max_seq_len) // model.max_seq_len
     return weights + _layers(config, kept + scores) + 8 * min(tokens * model.vocab_size, 1 << 20)
 
 

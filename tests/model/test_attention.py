@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llamita.model.attention import CausalSelfAttention, attend, document_mask
-from llamita.model.cpu_attention import MAX_SEQ
+from llamita.model.cpu_attention import MAX_SEQ, kept_weights
 from llamita.model.rope import rope_tables
 from llamita.training.evaluate import document_starts
 from tests.oracles import attention_by_loops, rope_by_complex_numbers
@@ -84,10 +84,20 @@ def test_short_and_long_sequences_learn_alike(seq: int, masked: bool) -> None:
     mask = document_mask(numbers) if masked else None
     allowed = before(seq, seq) & (numbers[:, :, None] == numbers[:, None] if masked else True)
     weights = torch.randn(2, 2, seq, 4, generator=torch.Generator().manual_seed(1))
-    (attend(*quick, mask) * weights).sum().backward()
-    (attend_plainly(*plain, allowed) * weights).sum().backward()
-    for ours, theirs in zip(quick, plain, strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+    ours, theirs = attend(*quick, mask), attend_plainly(*plain, allowed)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    for mixed in (ours, theirs):
+        (mixed.square() * weights).sum().backward()
+    for mine, other in zip(quick, plain, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seq", [1, 64, 65, 513, MAX_SEQ, MAX_SEQ + 1])
+def test_what_is_kept_for_gradients_is_known_beforehand(seq: int) -> None:
+    mixed = attend(*learning_copy(heads(2, 2, seq, seq)))
+    assert mixed.grad_fn is not None
+    kept = sum(x.numel() for x in getattr(mixed.grad_fn, "saved_tensors", ())[3:])
+    assert kept == 4 * kept_weights(seq)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -120,11 +130,13 @@ def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
         slope.sum().backward()
 
 
-def test_the_layer_projects_turns_attends_and_projects_back() -> None:
+@pytest.mark.parametrize("learning", [True, False])
+def test_the_layer_projects_turns_attends_and_projects_back(learning: bool) -> None:
     layer = CausalSelfAttention(dim=12, n_heads=4, n_kv_heads=2, head_dim=6, qk_norm=False, norm_eps=1e-5)
     x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+    with torch.set_grad_enabled(learning):
+        update = layer(x, rope_tables(6, 5, 100.0, None)).detach()
     with torch.no_grad():
-        update = layer(x, rope_tables(6, 5, 100.0, None))
         frequencies = 100.0 ** (-torch.arange(3) / 3)
         q, k = (
             rope_by_complex_numbers(proj(x).view(2, 5, -1, 6), frequencies, torch.arange(5)).transpose(1, 2)
